@@ -1,0 +1,44 @@
+// Vectorisation by the compiler, chosen at run time: no -march flag, one binary for every x86-64 and for other
+// machines.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define GNNACCEL_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define GNNACCEL_CLONES
+#endif
+#define GNNACCEL_INLINE inline __attribute__((always_inline))
+
+namespace gnnaccel {
+
+constexpr double kInvTwoPi = 0.15915494309189533577;
+
+// An angle in turns, reduced to [-1/2, 1/2]. Forming and reducing it in double keeps the fraction at Unix-second
+// scales.
+GNNACCEL_INLINE double reduce_turns(double turns) { return turns - std::nearbyint(turns); }
+
+// sin(2 pi g) for |g| <= 1/4: Taylor to g^13, truncation below 1e-9.
+GNNACCEL_INLINE float sin_turns_quarter(float g) {
+  const float g2 = g * g;
+  float p = 3.8199526f;
+  p = p * g2 - 15.0946426f;
+  p = p * g2 + 42.0586940f;
+  p = p * g2 - 76.7058598f;
+  p = p * g2 + 81.6052493f;
+  p = p * g2 - 41.3417022f;
+  p = p * g2 + 6.28318531f;
+  return p * g;
+}
+
+// cos(2 pi f) and sin(2 pi f) for |f| <= 1/2, absolute error about 1e-7.
+GNNACCEL_INLINE float cos_turns(float f) { return sin_turns_quarter(0.25f - std::fabs(f)); }
+GNNACCEL_INLINE float sin_turns(float f) {
+  const float g = 0.5f - std::fabs(f);
+  const float a = std::fabs(f) < g ? std::fabs(f) : g;
+  return std::copysign(sin_turns_quarter(a), f);
+}
+
+}  // namespace gnnaccel

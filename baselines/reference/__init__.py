@@ -1,0 +1,1 @@
+"""Plain PyTorch, slow and obvious: the oracle. Shares no code with what it judges."""

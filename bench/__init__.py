@@ -1,0 +1,1 @@
+"""Benchmarks: entries as data, one file an op, run by `gnnaccel bench`."""

@@ -1,0 +1,14 @@
+"""gnnaccel: kernels for graph learning in PyTorch.
+
+Ops are functions here (`gnnaccel.time_encode`, ...); modules are in `gnnaccel.nn`, reference models in `gnnaccel.models`.
+Importing needs neither a GPU nor Triton nor CuPy: those load on the first call of an op on a CUDA tensor.
+"""
+
+from gnnaccel.ops import time_encode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "time_encode",
+]

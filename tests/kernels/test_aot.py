@@ -1,0 +1,34 @@
+"""Every Triton kernel compiles ahead of time for sm_80 and sm_90, without spills."""
+
+import importlib
+import os
+import pkgutil
+
+import pytest
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
+    pytest.skip("the interpreter replaces the compiler in this process", allow_module_level=True)
+
+import gnnaccel.kernels.triton as kernels
+from gnnaccel.kernels.aot import KernelSpec, compile_kernel
+
+
+def specs() -> list[KernelSpec]:
+    found = []
+    for module in pkgutil.iter_modules(kernels.__path__):
+        if not module.name.startswith("_"):
+            found += importlib.import_module(f"{kernels.__name__}.{module.name}").KERNELS
+    return found
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("spec", specs(), ids=lambda s: s.name)
+def test_compiles_without_spills(spec: KernelSpec, capability: int) -> None:
+    used = compile_kernel(spec, capability)
+    assert used.registers <= spec.max_registers
+    assert used.stack == 0, f"{used.stack} bytes of stack: registers spill"
+    assert used.local == 0, f"{used.local} bytes of local memory: registers spill"
+    assert used.shared <= 99 * 1024
+    if spec.vector_loads:
+        assert "ld.global.v4" in used.ptx or "ld.global.v2.b64" in used.ptx, "no 128-bit loads"
