@@ -1,0 +1,3 @@
+from gnnaccel.bench.cli import main
+
+main()

@@ -1,0 +1,394 @@
+"""The benchmark harness: its entries are right, wrong results print no number, slow-downs are caught. No real timing here."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from gnnaccel.bench import cli, harness, results
+from gnnaccel.bench.device import CpuClock, environment, peak_extra_bytes, percentiles
+from gnnaccel.bench.harness import Call, Entry, Row, Runner, Settings, interleave
+
+harness.discover()
+TICK = 1e-6  # no call is instantaneous, not even on a fake clock
+RATES = {"copy_gbps": 10.0, "gemm_gflops": 100.0}
+
+
+@pytest.mark.parametrize("name", sorted(harness.REGISTRY))
+def test_entry_is_right(name):
+    """A tiny correctness-only pass of every entry, so that none rots."""
+    rows = list(Runner(Settings(correctness_only=True)).run(harness.REGISTRY[name]))
+    assert rows
+    assert [f"{r.provider}: {r.detail}" for r in rows if r.gate != "ok"] == []
+
+
+@pytest.mark.parametrize("name", sorted(harness.REGISTRY))
+def test_entry_names_cases_that_exist(name):
+    entry = harness.REGISTRY[name]
+    assert set(entry.quick_cases()) <= set(entry.cases)
+    assert set(entry.reference_cases or ()) <= {*entry.cases, "tiny"}
+    for mapping in (entry.prepare, entry.view):
+        assert set(mapping) <= {*entry.providers, "reference"}
+
+
+class FakeTime:
+    """A clock of its own: `cost` is what a call of each provider takes."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def spend(self, seconds):
+        self.now += seconds
+
+    def __call__(self, fn, prepare, inner):
+        total = 0.0
+        for _ in range(inner):
+            made = () if prepare is None else (prepare(),)
+            start = self.now
+            fn(*made)
+            total += max(self.now - start, TICK)
+        return total / inner
+
+
+def square_entry(time, cost=1e-3, wrong=None, **change):
+    """y = x * x, by us in `cost` seconds and by a peer in 3 ms; `wrong` names the provider that is off by a little."""
+
+    def provider(name, seconds):
+        def run(x):
+            time.spend(seconds)
+            return x * x * (1.01 if name == wrong else 1.0)
+
+        return run
+
+    fields = {
+        "op": "square",
+        "cases": {"small": {"n": 8}, "large": {"n": 64}},
+        "make": lambda params, device, seed: {"x": torch.arange(1.0, params["n"] + 1, device=device)},
+        "providers": {"gnnaccel": provider("gnnaccel", cost), "peer": provider("peer", 3e-3)},
+        "reference": lambda x: x**2,
+        "grad": ("x",),
+        "bytes": lambda a: 8 * a["x"].numel(),
+        "flops": lambda a: a["x"].numel(),
+        **change,
+    }
+    return Entry(**fields)
+
+
+def run(entry, time, **settings):
+    settings = Settings(**{"budget": 0.0, "min_rounds": 3, **settings})
+    return list(Runner(settings, clock=time, rates=RATES).run(entry))
+
+
+def test_times_ratio_and_rates():
+    time = FakeTime()
+    rows = run(square_entry(time), time)
+    assert [(r.case, r.mode, r.provider) for r in rows] == [
+        (case, mode, name)
+        for case in ("small", "large")
+        for mode in ("fwd", "bwd", "full")
+        for name in ("gnnaccel", "peer")
+    ]
+    ours, peer = rows[6], rows[7]
+    assert ours.p50_ms == pytest.approx(1.0)
+    assert peer.p50_ms == pytest.approx(3.0)
+    assert ours.ratio is None
+    assert (peer.ratio_p20, peer.ratio, peer.ratio_p80) == pytest.approx((3.0, 3.0, 3.0))
+    assert ours.gbps == pytest.approx(8 * 64 / 1e-3 / 1e9)
+    assert ours.pct_copy == pytest.approx(10 * ours.gbps)
+    assert ours.gflops == pytest.approx(64 / 1e-3 / 1e9)
+    assert rows[8].gbps is None, "bytes of the backward pass were not given"
+    assert rows[8].p50_ms == pytest.approx(1e3 * TICK), "the forward pass is outside the clock in bwd"
+
+
+@pytest.mark.parametrize("wrong", ["gnnaccel", "peer"])
+def test_wrong_result_prints_no_number(wrong):
+    time = FakeTime()
+    rows = run(square_entry(time, wrong=wrong), time)
+    red = [r for r in rows if r.provider == wrong]
+    assert red
+    for row in red if wrong == "peer" else rows:
+        assert row.p50_ms is None and row.ratio is None and row.gbps is None
+    for row in red:
+        assert row.gate == "red"
+        assert "output 0: error" in row.detail
+    if wrong == "peer":
+        assert all(r.p50_ms is not None for r in rows if r.ours)
+
+
+def test_wrong_gradient_is_red():
+    class Off(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * x
+
+        @staticmethod
+        def backward(ctx, g):
+            return g
+
+    time = FakeTime()
+    rows = run(square_entry(time, providers={"gnnaccel": lambda x: Off.apply(x)}), time)
+    assert {r.gate for r in rows} == {"red"}
+    assert "gradient x" in rows[0].detail
+
+
+def test_not_a_number_is_red():
+    time = FakeTime()
+    rows = run(square_entry(time, grad=(), providers={"gnnaccel": lambda x: x * float("nan")}), time)
+    assert {r.gate for r in rows} == {"red"}
+
+
+def test_failing_peer_does_not_stop_the_run():
+    def broken(x):
+        raise RuntimeError("no such kernel\nsecond line")
+
+    time = FakeTime()
+    entry = square_entry(time)
+    entry = square_entry(time, providers={**entry.providers, "peer": broken})
+    rows = run(entry, time)
+    assert {(r.gate, r.detail) for r in rows if r.provider == "peer"} == {("error", "RuntimeError: no such kernel")}
+    assert all(r.p50_ms is not None for r in rows if r.ours)
+
+
+def test_without_reference_peers_are_judged_against_ours():
+    time = FakeTime()
+    rows = run(square_entry(time, wrong="peer", reference=None), time)
+    assert {r.provider: r.gate for r in rows} == {"gnnaccel": "ok", "peer": "red"}
+    alone = square_entry(time, reference=None)
+    rows = run(square_entry(time, reference=None, providers={"gnnaccel": alone.providers["gnnaccel"]}), time)
+    assert {r.gate for r in rows} == {"red"}, "nothing judged ours"
+
+
+def test_in_place_op_gets_fresh_arguments_each_call():
+    seen = []
+
+    def double_(x):
+        seen.append(float(x[0]))
+        return x.mul_(2)
+
+    time = FakeTime()
+    entry = square_entry(
+        time, grad=(), fresh=("x",), providers={"gnnaccel": double_}, reference=lambda x: 2 * x, cases={"one": {"n": 4}}
+    )
+    rows = run(entry, time)
+    assert {r.gate for r in rows} == {"ok"}
+    assert set(seen) == {1.0}
+
+
+def test_prepare_and_view_are_outside_the_clock():
+    time = FakeTime()
+
+    def prepare(args):
+        time.spend(1.0)
+        return {"x": args["x"].tolist()}
+
+    def view(result):
+        time.spend(1.0)
+        return torch.tensor(result)
+
+    def peer(x):
+        time.spend(3e-3)
+        return [v * v for v in x]
+
+    entry = square_entry(time, grad=())
+    entry = square_entry(
+        time, grad=(), providers={**entry.providers, "peer": peer}, prepare={"peer": prepare}, view={"peer": view}
+    )
+    rows = run(entry, time)
+    assert all(r.gate == "ok" for r in rows)
+    assert [r.p50_ms for r in rows if r.provider == "peer"] == pytest.approx([3.0, 3.0])
+
+
+def test_turns_rotate():
+    log = []
+    calls = {name: Call(lambda name=name: log.append(name)) for name in "abc"}
+    clock = FakeTime()
+
+    def slow(fn, prepare, inner):
+        clock(fn, prepare, 1)
+        return 1.0
+
+    interleave(calls, slow, Settings(budget=0.0, min_rounds=3))
+    assert "".join(log[9:]) == "abcbcacab"
+
+
+def test_case_sets_threads():
+    time = FakeTime()
+    before = torch.get_num_threads()
+    entry = square_entry(time, cases={"one": {"n": 4, "threads": 1}})
+    assert {r.threads for r in run(entry, time)} == {1}
+    assert torch.get_num_threads() == before
+
+
+def test_missing_peer_is_printed():
+    time = FakeTime()
+    rows = run(square_entry(time, missing={"dgl": "not installed"}), time)
+    assert {(r.gate, r.detail) for r in rows if r.provider == "dgl"} == {("missing", "not installed")}
+
+
+def test_peak_memory():
+    n = 1 << 20
+
+    def work():
+        big = torch.zeros(4 * n, dtype=torch.uint8)
+        del big
+        return torch.zeros(n, dtype=torch.uint8)
+
+    assert peak_extra_bytes(work, torch.device("cpu")) == 4 * n
+
+
+def test_percentiles_and_clock():
+    assert percentiles([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) == pytest.approx((2.0, 3.5, 5.0))
+    calls = []
+    assert CpuClock()(lambda: calls.append(0), None, 3) >= 0
+    assert CpuClock()(calls.append, lambda: 1, 2) >= 0
+    assert calls == [0, 0, 0, 1, 1]
+
+
+def test_double_registration(monkeypatch):
+    monkeypatch.setattr(harness, "REGISTRY", {})
+    entry = square_entry(FakeTime())
+    harness.register(entry)
+    with pytest.raises(ValueError, match="'square' is registered twice"):
+        harness.register(entry)
+
+
+def test_bad_entry():
+    with pytest.raises(ValueError, match="providers must contain 'gnnaccel'"):
+        square_entry(FakeTime(), providers={"peer": abs})
+    with pytest.raises(ValueError, match="modes must be of"):
+        square_entry(FakeTime(), modes=("forward",))
+
+
+# --- files and comparison -------------------------------------------------------------------------------------------------
+
+
+def stored(time, rows):
+    runner = Runner(Settings(), clock=time, rates=RATES)
+    return json.loads(json.dumps(runner.document(rows)))
+
+
+def test_slowdown_is_caught():
+    time = FakeTime()
+    base = stored(time, run(square_entry(time), time))
+    env = environment(torch.device("cpu"))
+    assert results.compare(run(square_entry(time), time), env, base, tol=0.1) == []
+    assert results.compare(run(square_entry(time, cost=1.05e-3), time), env, base, tol=0.1) == []
+    slow = results.compare(run(square_entry(time, cost=1.5e-3), time), env, base, tol=0.1)
+    assert "square small fwd: 1.500 ms, was 1.000 ms (+50%)" in slow
+    broken = results.compare(run(square_entry(time, wrong="gnnaccel"), time), env, base, tol=0.1)
+    assert len(broken) == 2
+    assert broken[0].startswith("square small: gate was green, now red")
+
+
+def test_larger_peak_is_caught():
+    time = FakeTime()
+    base = stored(time, run(square_entry(time), time))
+
+    def wasteful(x):
+        torch.zeros(10_000)
+        return x * x
+
+    rows = run(square_entry(time, cases={"small": {"n": 8}}, providers={"gnnaccel": wasteful}), time)
+    assert any("peak 39" in p for p in results.compare(rows, environment(torch.device("cpu")), base, tol=0.1))
+
+
+def test_base_of_another_device_or_selection_is_refused():
+    time = FakeTime()
+    rows = run(square_entry(time), time)
+    base = stored(time, rows)
+    env = environment(torch.device("cpu"))
+    other = {**base, "environment": {**base["environment"], "device_name": "another"}}
+    with pytest.raises(ValueError, match="times of different devices are not compared"):
+        results.compare(rows, env, other, 0.1)
+    with pytest.raises(ValueError, match="nothing was compared"):
+        results.compare(rows, env, {**base, "rows": []}, 0.1)
+
+
+@pytest.fixture
+def square_only(monkeypatch):
+    """The command line with `square` as its only entry, on a fake clock."""
+    time = FakeTime()
+    monkeypatch.setattr(harness, "discover", lambda: None)
+    monkeypatch.setattr(harness, "END_TO_END", {})
+    monkeypatch.setattr(harness, "clock_for", lambda device: time)
+    monkeypatch.setattr(harness, "measure_rates", lambda device, clock: RATES)
+
+    def invoke(*args, **change):
+        monkeypatch.setattr(harness, "REGISTRY", {"square": square_entry(time, **change)})
+        return CliRunner().invoke(
+            cli.app, ["square", "--device", "cpu", "--quick", "--budget", "0.01", *map(str, args)]
+        )
+
+    return invoke
+
+
+def test_command_writes_compares_and_fails(square_only, tmp_path):
+    base = tmp_path / "runs" / "base.json"
+    first = square_only("--json", base)
+    assert first.exit_code == 0, first.output
+    assert "3.00x" in first.output
+    document = results.read(base)
+    assert document["environment"]["torch"] == torch.__version__
+    assert len(document["rows"]) == 6
+    lines = base.with_suffix(".csv").read_text().splitlines()
+    assert len(lines) == 7
+    assert lines[0].startswith("op,case,mode,provider,")
+
+    assert square_only("--base", base).exit_code == 0
+    slow = square_only("--base", base, cost=2e-3)
+    assert slow.exit_code == 1
+    assert "regression" in slow.output
+    wrong = square_only("--base", base, wrong="gnnaccel")
+    assert wrong.exit_code == 1
+    assert "red" in wrong.output
+    assert "3.00x" not in wrong.output
+    assert square_only("--correctness-only").exit_code == 0
+    assert square_only("--correctness-only", wrong="peer").exit_code == 1
+
+
+def test_command_refuses_bad_arguments(square_only, tmp_path):
+    for args, message in (
+        (["--base", str(tmp_path / "none.json")], "not a readable result file"),
+        (["--device", "tpu9"], "must be cpu or cuda"),
+    ):
+        result = square_only(*args)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.replace("│", " ").split())
+    result = CliRunner().invoke(cli.app, ["cube"])
+    assert result.exit_code == 2
+    assert "square" in result.output
+    (tmp_path / "bad.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a result file of schema 1"):
+        results.read(tmp_path / "bad.json")
+
+
+def test_list(square_only):
+    result = square_only("--list")
+    assert "square: small, large; gnnaccel, peer" in result.output
+
+
+def test_rows_of_every_state_are_shown(capsys):
+    from rich.console import Console
+
+    rows = [
+        Row(
+            "op",
+            "case",
+            "fwd",
+            "gnnaccel",
+            True,
+            "ok",
+            threads=1,
+            p20_ms=0.01,
+            p50_ms=0.02,
+            p80_ms=200.0,
+            peak_bytes=5 << 30,
+        ),
+        Row("op", "case", "fwd", "peer", False, "red", "error 1"),
+        Row("op", "case", "fwd", "dgl", False, "missing", "not installed"),
+    ]
+    results.show(rows, Console(width=120))
+    text = capsys.readouterr().out
+    for part in ("5.00 GiB", "0.0200", "red case peer: error 1", "missing"):
+        assert part in text
