@@ -1,0 +1,28 @@
+"""Decoders: from node embeddings to scores."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class LinkDecoder(nn.Module):
+    """Score of an edge from the embeddings of its ends: `w . relu(W_s h_src + W_d h_dst + b) + c` (as in TGN and TGL).
+
+    The two projections are kept apart, so a source is projected once however many candidates it is scored against.
+
+    Args:
+        dim: Size of an embedding.
+        dim_hidden: Size of the hidden layer; `dim` by default.
+
+    Shape: `h_src [..., dim]`, `h_dst [..., dim]`, broadcast against each other, to logits `[...]`.
+    """
+
+    def __init__(self, dim: int, dim_hidden: int | None = None) -> None:
+        super().__init__()
+        hidden = dim if dim_hidden is None else dim_hidden
+        self.src = nn.Linear(dim, hidden)
+        self.dst = nn.Linear(dim, hidden, bias=False)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, h_src: Tensor, h_dst: Tensor) -> Tensor:
+        return self.out((self.src(h_src) + self.dst(h_dst)).relu()).squeeze(-1)

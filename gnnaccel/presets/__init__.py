@@ -1,0 +1,1 @@
+"""One YAML a model; read by `gnnaccel.train.config.load_config`."""

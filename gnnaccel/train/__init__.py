@@ -1,0 +1,1 @@
+"""Training: configuration, steps, loop, evaluation, checkpoints, prediction."""

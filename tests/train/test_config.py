@@ -1,0 +1,64 @@
+import pytest
+
+from gnnaccel.train.config import ConfigError, describe, load_config, preset_names
+
+
+def test_every_preset_loads_and_is_complete():
+    assert "tgn" in preset_names()
+    for name in preset_names():
+        assert load_config(name).model.name == name
+
+
+def test_file_goes_over_preset_and_set_over_file(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train:\n  epochs: 7\n  batch_size: 600\n")
+    config = load_config("tgn", file, ["train.epochs=3", "train.learning_rate=1e-3"])
+    assert (config.train.epochs, config.train.batch_size, config.train.learning_rate) == (3, 600, 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (["train.epoch=3"], "unknown setting train.epoch; did you mean train.epochs.* There is: train.batch_size"),
+        (["trian.epochs=3"], "unknown setting trian; did you mean train.* There is: model, data, train, eval"),
+        (["train.epochs=many"], "setting train.epochs: .*integer.*got 'many'"),
+        (["train.batch_size=0"], "setting train.batch_size: .*greater than or equal to 1.*got 0"),
+        (["model.cell=lstm"], "setting model.cell: .*'gru' or 'rnn'.*got 'lstm'"),
+        (["train.epochs"], "--set takes key=value"),
+        (["train=3"], "setting train: "),
+        (["model.heads=3"], "model.heads must divide model.dim_embed"),
+        (["data.val_fraction=0.5", "data.test_fraction=0.5"], "must leave events to train on"),
+        (["train.seed=[1"], "not valid YAML"),
+    ],
+)
+def test_bad_settings_say_what_exists(overrides, match):
+    with pytest.raises(ConfigError, match=match):
+        load_config("tgn", None, overrides)
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("- a\n", "must hold sections"), ("a: [", "not valid YAML"), ("model: {name: gcn}\n", "setting model.name")],
+)
+def test_bad_files(tmp_path, text, match):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=match):
+        load_config("tgn", file)
+
+
+def test_missing_file_and_unknown_preset(tmp_path):
+    with pytest.raises(ConfigError, match="cannot read config"):
+        load_config("tgn", tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"unknown model 'tgm'; there is: .*tgn"):
+        load_config("tgm")
+
+
+def test_empty_file_changes_nothing(tmp_path):
+    file = tmp_path / "empty.yaml"
+    file.write_text("")
+    assert load_config("tgn", file) == load_config("tgn")
+
+
+def test_every_setting_is_described():
+    assert all(text for _, _, text in describe())
