@@ -41,6 +41,9 @@ def bench(
     budget: Annotated[
         float, typer.Option(help="Seconds of timing for each case and mode; 0 = 2, or 0.5 if quick.")
     ] = 0,
+    data: Annotated[
+        str, typer.Option(help="Stream of the end-to-end jobs; by default one shaped like Wikipedia.")
+    ] = "",
     correctness_only: Annotated[
         bool, typer.Option("--correctness-only", help="Only the gate, on tiny inputs: is every entry right?")
     ] = False,
@@ -79,6 +82,7 @@ def bench(
         quick=quick,
         correctness_only=correctness_only,
         budget=budget or (0.5 if quick else 2.0),
+        data=data or None,
     )
     with harness.cpu_threads(threads or None):
         runner = Runner(settings)

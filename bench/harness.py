@@ -140,7 +140,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. `budget` is seconds of timing for each (case, mode)."""
+    """How to run. `budget` is seconds of timing for each (case, mode); `data` is what end-to-end jobs train on."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
@@ -149,6 +149,7 @@ class Settings:
     min_rounds: int = 7
     max_rounds: int = 200
     seed: int = 0
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -487,6 +488,11 @@ class Runner:
             "schema": 1,
             "environment": environment(settings.device),
             "rates": {str(n): dict(r) for n, r in sorted(self.rates.items())},
-            "settings": {"quick": settings.quick, "budget_s": settings.budget, "seed": settings.seed},
+            "settings": {
+                "quick": settings.quick,
+                "budget_s": settings.budget,
+                "seed": settings.seed,
+                "data": settings.data,
+            },
             "rows": [dataclasses.asdict(r) for r in rows],
         }

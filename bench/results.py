@@ -104,10 +104,26 @@ def show(rows: Sequence[Row], console: Console) -> None:
                 _of(row.gflops, row.pct_gemm),
             )
         console.print(table)
+        for row in (r for r in rows if r.op == op and "stages_ms" in r.extra):
+            console.print(f"  {_job(row)}", highlight=False, markup=False)
         for note in dict.fromkeys(
             f"{r.gate} {r.case} {r.provider}: {r.detail}" for r in rows if r.op == op and r.detail
         ):
             console.print(f"  {note}", highlight=False, markup=False)
+
+
+def _job(row: Row) -> str:
+    """What an end-to-end row has beyond its time: stages and, for ours, the floor."""
+    extra = row.extra
+    stages = ", ".join(f"{stage} {_ms(ms)}" for stage, ms in extra["stages_ms"].items())
+    text = f"{row.case} {row.provider}: {extra['batches']} batches in {extra['total_s']:.2f} s, mean {_ms(extra['mean_ms'])} ms"
+    text += f" ({stages})" if stages else ""
+    if "floor_ms" in extra:
+        text += (
+            f"; the updater's GEMMs, {extra['updater_gflop']:.2f} GFLOP over {extra['updater_rows']:.0f} nodes a batch, take"
+            f" {_ms(extra['floor_ms'])} ms at {extra['gemm_gflops']:.0f} GFLOP/s"
+        )
+    return text
 
 
 def compare(rows: Sequence[Row], environment: Mapping[str, Any], base: Mapping[str, Any], tol: float) -> list[str]:

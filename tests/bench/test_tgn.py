@@ -1,0 +1,210 @@
+"""PyG's TGN as the peer it claims to be, and the race against it. No real timing here."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gnnaccel.bench import tgn
+from gnnaccel.bench.harness import Runner, Settings
+
+E, N = 120, 20
+
+
+@pytest.fixture
+def stream():
+    gen = torch.Generator().manual_seed(3)
+    return SimpleNamespace(
+        src=torch.randint(0, 12, (E,), generator=gen),
+        dst=torch.randint(12, N, (E,), generator=gen),
+        t=torch.randint(0, 1000, (E,), generator=gen).sort().values,
+        msg=torch.randn(E, 4, generator=gen),
+    )
+
+
+def draw(ids, n, epoch):
+    """Negatives that depend on the event and the epoch alone."""
+    rows = [torch.randint(12, N, (n,), generator=torch.Generator().manual_seed(int(i) * 100 + epoch)) for i in ids]
+    return torch.stack(rows)
+
+
+@pytest.fixture
+def peer():
+    pytest.importorskip("torch_geometric")
+    from gnnaccel.baselines.peers import tgn_pyg
+
+    return tgn_pyg
+
+
+def test_same_losses_as_the_example_of_pyg(peer, stream):
+    """The loop of PyG's examples/tgn.py, written out, gives the very same losses: the peer is no straw man."""
+    from torch_geometric.data import TemporalData
+    from torch_geometric.loader import TemporalDataLoader
+    from torch_geometric.nn import TGNMemory
+    from torch_geometric.nn.models.tgn import IdentityMessage, LastAggregator, LastNeighborLoader
+
+    data = TemporalData(src=stream.src, dst=stream.dst, t=stream.t, msg=stream.msg)
+    torch.manual_seed(7)
+    memory = TGNMemory(N, 4, 8, 8, IdentityMessage(4, 8, 8), LastAggregator())
+    gnn = peer.GraphAttentionEmbedding(8, 8, 4, memory.time_enc, 2, 0.0)
+    link = peer.LinkPredictor(8)
+    optimizer = torch.optim.Adam(set(memory.parameters()) | set(gnn.parameters()) | set(link.parameters()), lr=1e-2)
+    criterion = torch.nn.BCEWithLogitsLoss()
+    loader = LastNeighborLoader(N, size=3)
+    assoc = torch.empty(N, dtype=torch.long)
+    want, negatives = [], []
+    memory.train()
+    memory.reset_state()
+    loader.reset_state()
+    for batch in TemporalDataLoader(data, batch_size=30, neg_sampling_ratio=1.0):
+        optimizer.zero_grad()
+        n_id, edge_index, e_id = loader(batch.n_id)
+        assoc[n_id] = torch.arange(n_id.size(0))
+        z, last_update = memory(n_id)
+        z = gnn(z, last_update, edge_index, data.t[e_id], data.msg[e_id])
+        pos = link(z[assoc[batch.src]], z[assoc[batch.dst]])
+        neg = link(z[assoc[batch.src]], z[assoc[batch.neg_dst]])
+        loss = criterion(pos, torch.ones_like(pos)) + criterion(neg, torch.zeros_like(neg))
+        memory.update_state(batch.src, batch.dst, batch.t, batch.msg)
+        loader.insert(batch.src, batch.dst)
+        loss.backward()
+        optimizer.step()
+        memory.detach()
+        want.append(float(loss.detach()))
+        negatives.append(batch.neg_dst)
+
+    dims = {"dim_memory": 8, "dim_time": 8, "dim_embed": 8, "neighbors": 3, "dropout": 0.0}
+    model = peer.PyGTGN(stream, num_nodes=N, lr=1e-2, seed=7, **dims)
+    model.reset()
+    got = [model.train_step(lo, lo + 30, negatives[lo // 30]) for lo in range(0, E, 30)]
+    assert got == pytest.approx(want, rel=1e-5)
+    assert want[0] != pytest.approx(want[-1])
+
+
+@pytest.mark.parametrize("msg", ["given", "empty", "none"])
+@pytest.mark.parametrize("features", [False, True])
+def test_training_the_peer(peer, stream, msg, features):
+    if msg != "given":
+        stream.msg = None if msg == "none" else torch.zeros(E, 0)
+    rows = []
+    result = peer.train_pyg_tgn(
+        stream,
+        (80, 100),
+        epochs=3,
+        batch_size=25,
+        dim_memory=8,
+        dim_time=8,
+        dim_embed=8,
+        neighbors=3,
+        seed=1,
+        negatives=draw,
+        node_feat=torch.randn(N, 5, generator=torch.Generator().manual_seed(0)) if features else None,
+        eval_negatives=6,
+        num_nodes=N,
+        patience=2,
+        progress=rows.append,
+    )
+    for key in ("ap", "auc", "mrr", "val_ap", "val_auc"):
+        assert 0 < result[key] <= 1
+    assert result["val_ap"] == max(r["val_ap"] for r in rows)
+    assert set(result["stage_seconds"]) == {"sample", "forward", "backward", "state"}
+    assert result["epoch_seconds"] > 0
+
+
+def test_metrics_by_hand(peer):
+    pos = torch.tensor([2.0, 0.0])
+    neg = torch.tensor([[1.0, 3.0, 2.0], [0.0, 0.0, 0.0]])
+    found = peer.ranking_metrics(pos, neg)
+    # ranks 1 + 1 + 1/2 and 1 + 3/2
+    assert found["mrr"] == pytest.approx((1 / 2.5 + 1 / 2.5) / 2)
+    # positives 2, 0 against 1, 0: of four pairs two and a half are in order ... (2>1, 2>0, 0=0, 0<1)
+    assert found["auc"] == pytest.approx(2.5 / 4)
+
+
+class Fake:
+    """A contender whose batches take `cost` seconds on a fake clock, and whose loss falls by `slope` a batch."""
+
+    now = 0.0
+
+    def __init__(self, cost, slope=0.01):
+        self.cost, self.slope, self.seconds, self.loss, self.seen = cost, slope, {}, 1.4, []
+
+    def reset(self):
+        self.seconds, self.loss, self.seen = {"forward": 0.0}, 1.4, []
+
+    def train(self, lo, hi):
+        Fake.now += self.cost
+        self.seconds["forward"] += self.cost
+        self.loss -= self.slope
+        self.seen.append((lo, hi))
+        return self.loss
+
+
+def test_race_takes_turns_over_the_same_batches():
+    batches = [(i, i + 10) for i in range(0, 450, 10)]
+    contenders = {"gnnaccel": Fake(0.01), "pyg": Fake(0.04)}
+    laps = tgn.race(contenders, batches, segment=20, now=lambda: Fake.now)
+    assert contenders["gnnaccel"].seen == contenders["pyg"].seen == batches
+    assert laps["pyg"].batches == [20, 20, 5]
+    assert laps["pyg"].ms_a_batch() == pytest.approx([40.0] * 3)
+    assert sum(laps["gnnaccel"].seconds) == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(("slope", "gate"), [(0.01, "ok"), (0.0, "red"), (-0.01, "red"), (math.nan, "red")])
+def test_a_race_without_learning_is_red(slope, gate):
+    batches = [(i, i + 10) for i in range(0, 600, 10)]
+    laps = tgn.race({"gnnaccel": Fake(0.01, slope)}, batches, now=lambda: Fake.now)
+    assert tgn.verdict(laps["gnnaccel"])[0] == gate
+
+
+def test_rows_of_a_race(monkeypatch):
+    monkeypatch.setattr(
+        tgn, "CONTENDERS", {"gnnaccel": lambda *a: Fake(0.01), "pyg": lambda *a: Fake(0.04), "tgm": missing}
+    )
+    monkeypatch.setattr(tgn, "race", lambda c, b, race=tgn.race: race(c, b, now=lambda: Fake.now))
+    monkeypatch.setattr(tgn, "updater_rows", lambda stream, batches: 1000.0)
+    monkeypatch.setattr(tgn, "load_stream", lambda path, settings: SimpleNamespace(events=Named()))
+    runner = Runner(Settings(), rates={"copy_gbps": 10.0, "gemm_gflops": 100.0})
+    rows = list(tgn.run(runner))
+    assert [(r.case, r.provider, r.gate) for r in rows[:3]] == [
+        ("toy_b600", "tgm", "missing"),
+        ("toy_b600", "gnnaccel", "ok"),
+        ("toy_b600", "pyg", "ok"),
+    ]
+    ours, pyg = rows[1:3]
+    assert ours.p50_ms == pytest.approx(10.0)
+    assert pyg.ratio == pytest.approx(4.0)
+    assert pyg.extra["stages_ms"] == {"forward": pytest.approx(40.0)}
+    # 1000 rows of a GRU with 472 inputs and 100 hidden units: 0.343 GFLOP forward, 0.343 + 0.06 backward
+    assert ours.extra["updater_gflop"] == pytest.approx(0.7464)
+    assert ours.extra["floor_ms"] == pytest.approx(7.464)
+
+
+def missing(*args):
+    raise ImportError("tgm-lib is not installed")
+
+
+class Named:
+    name = "toy"
+
+    def __len__(self):
+        return 40_000
+
+
+def test_wikipedia_like_stream():
+    src, dst, t = tgn.wikipedia_like(users=100, pages=20, events=3000)
+    assert 0 <= int(src.min()) and int(src.max()) < 100 <= int(dst.min()) and int(dst.max()) < 120
+    assert bool((t[1:] >= t[:-1]).all())
+    again = tgn.wikipedia_like(users=100, pages=20, events=3000)
+    assert all(torch.equal(a, b) for a, b in zip((src, dst, t), again, strict=True))
+
+
+def test_one_segment_end_to_end():
+    """Both real contenders train on a small stream, and learn."""
+    pytest.importorskip("torch_geometric")
+    pytest.importorskip("gnnaccel.train.trainer")
+    rows = list(tgn.run(Runner(Settings(correctness_only=True))))
+    assert {r.provider for r in rows} == {"gnnaccel", "pyg"}
+    assert [f"{r.provider}: {r.detail}" for r in rows if r.gate != "ok"] == []
+    assert all(r.p50_ms is None for r in rows)
