@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -122,19 +123,33 @@ def _run(runner: Runner, ops: list[str], jobs: list[str], console: Console) -> l
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(ops) + len(jobs))
+
+        def describe(row: Row) -> None:
+            progress.update(task, description=f"{row.op} {row.case} {row.mode}")
+
         for name in ops:
             progress.update(task, description=name)
-            for row in runner.run(harness.REGISTRY[name]):
-                progress.update(task, description=f"{name} {row.case} {row.mode}")
-                rows.append(row)
+            rows += _collect(name, runner.run(harness.REGISTRY[name]), describe)
             progress.advance(task)
         for name in jobs:
             progress.update(task, description=name)
-            runner.rates_now()
-            for row in harness.END_TO_END[name].run(runner):
-                progress.update(task, description=f"{name} {row.case}")
-                rows.append(row)
+            if not runner.settings.correctness_only:
+                runner.rates_now()
+            rows += _collect(name, harness.END_TO_END[name].run(runner), describe)
             progress.advance(task)
+    return rows
+
+
+def _collect(name: str, found: Iterator[Row], seen: Callable[[Row], None]) -> list[Row]:
+    """The rows of one entry; a failure becomes a row, so that it cannot cost the results of the others."""
+    rows: list[Row] = []
+    try:
+        for row in found:
+            seen(row)
+            rows.append(row)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        rows.append(Row(name, "-", "-", "-", True, "error", text, torch.get_num_threads()))
     return rows
 
 

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from gnnaccel.bench import cli, harness, results
-from gnnaccel.bench.device import CpuClock, environment, peak_extra_bytes, percentiles
+from gnnaccel.bench.device import CpuClock, CudaClock, environment, peak_extra_bytes, percentiles
 from gnnaccel.bench.harness import Call, Entry, Row, Runner, Settings, interleave
 
 harness.discover()
@@ -363,6 +363,15 @@ def test_command_refuses_bad_arguments(square_only, tmp_path):
         results.read(tmp_path / "bad.json")
 
 
+def test_entry_that_cannot_be_made_does_not_stop_the_run(square_only):
+    def make(params, device, seed):
+        raise OSError("no such file")
+
+    result = square_only(make=make)
+    assert result.exit_code == 1
+    assert "OSError: no such file" in result.output
+
+
 def test_list(square_only):
     result = square_only("--list")
     assert "square: small, large; gnnaccel, peer" in result.output
@@ -392,3 +401,30 @@ def test_rows_of_every_state_are_shown(capsys):
     text = capsys.readouterr().out
     for part in ("5.00 GiB", "0.0200", "red case peer: error 1", "missing"):
         assert part in text
+
+
+def test_cuda_clock_times_each_call_alone(monkeypatch):
+    """The protocol of the CUDA clock, with the CUDA calls replaced: start, call, stop, and one wait at the end."""
+    from contextlib import nullcontext
+    from types import SimpleNamespace
+
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            log.append("event")
+
+        def elapsed_time(self, stop):
+            return 2.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("wait"))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(L2_cache_size=1 << 20))
+    clock = CudaClock(torch.device("cpu"))
+    assert clock.flush.numel() == 1 << 26
+    assert clock(lambda made: log.append(made), lambda: "made", 2) == pytest.approx(2e-3)
+    assert log == ["event", "made", "event", "event", "made", "event", "wait"]
