@@ -23,48 +23,48 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """What is trained."""
 
-    name: Literal["tgn"] = Field("tgn", description="model")
-    dim_memory: int = Field(100, ge=1, description="size of a node's memory")
-    dim_time: int = Field(100, ge=1, description="size of a time encoding")
-    dim_embed: int = Field(100, ge=1, description="size of an embedding")
-    heads: int = Field(2, ge=1, description="attention heads; must divide dim_embed")
-    neighbors: int = Field(10, ge=1, le=1024, description="recent neighbours attended to")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of attention and of its output")
-    cell: Literal["gru", "rnn"] = Field("gru", description="memory updater")
+    name: Literal["tgn"] = Field(default="tgn", description="model")
+    dim_memory: int = Field(default=100, ge=1, description="size of a node's memory")
+    dim_time: int = Field(default=100, ge=1, description="size of a time encoding")
+    dim_embed: int = Field(default=100, ge=1, description="size of an embedding")
+    heads: int = Field(default=2, ge=1, description="attention heads; must divide dim_embed")
+    neighbors: int = Field(default=10, ge=1, le=1024, description="recent neighbours attended to")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of attention and of its output")
+    cell: Literal["gru", "rnn"] = Field(default="gru", description="memory updater")
     node_features: Literal["auto", "given", "none", "random"] = Field(
-        "auto",
+        default="auto",
         description="'given' by the data, 'none', fixed 'random' ones, or 'auto': given if there are any, else random",
     )
-    dim_random: int = Field(100, ge=1, description="size of fixed random node features")
+    dim_random: int = Field(default=100, ge=1, description="size of fixed random node features")
 
 
 class DataConfig(_Section):
     """How the stream is cut and what a prediction may see."""
 
-    val_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of events for validation")
-    test_fraction: float = Field(0.15, gt=0, lt=1, description="fraction of events for test")
+    val_fraction: float = Field(default=0.15, gt=0, lt=1, description="fraction of events for validation")
+    test_fraction: float = Field(default=0.15, gt=0, lt=1, description="fraction of events for test")
     semantics: Literal["strict", "inclusive", "before_batch", "by_event_id"] = Field(
-        "strict", description="which events a prediction at t may sample"
+        default="strict", description="which events a prediction at t may sample"
     )
 
 
 class TrainConfig(_Section):
     """How it is trained."""
 
-    batch_size: int = Field(200, ge=1, description="events a batch")
-    epochs: int = Field(50, ge=0, description="at most this many passes over the training events")
-    learning_rate: float = Field(1e-4, gt=0, description="Adam's step size")
-    patience: int = Field(5, ge=1, description="stop after this many epochs without a better validation AP")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of initialisation, negatives, sampling and dropout")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="write a resumable checkpoint at most this often")
-    checkpoint_batches: int | None = Field(None, ge=1, description="write it every so many batches instead")
+    batch_size: int = Field(default=200, ge=1, description="events a batch")
+    epochs: int = Field(default=50, ge=0, description="at most this many passes over the training events")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Adam's step size")
+    patience: int = Field(default=5, ge=1, description="stop after this many epochs without a better validation AP")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="seed of initialisation, negatives, sampling and dropout")
+    checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
+    checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
 
 
 class EvalConfig(_Section):
     """How it is judged."""
 
-    negatives: int = Field(100, ge=1, description="random negatives a positive for MRR")
-    batch_size: int = Field(200, ge=1, description="events a batch in evaluation")
+    negatives: int = Field(default=100, ge=1, description="random negatives a positive for MRR")
+    batch_size: int = Field(default=200, ge=1, description="events a batch in evaluation")
 
 
 class Config(_Section):
