@@ -1,0 +1,32 @@
+"""Streams of interactions: reading, fetching, generating, splitting, and negative sampling.
+
+events = gnnaccel.data.load("wikipedia")          # a name, or a path to CSV, TSV, Parquet, npz, TGL, JODIE, PyG
+split = gnnaccel.data.chronological_split(events.t)
+negatives = gnnaccel.data.NegativeSampler(events, seed=0).sample(split.test, n=100)
+"""
+
+from gnnaccel.data.download import DownloadError
+from gnnaccel.data.events import DataError, TemporalEvents
+from gnnaccel.data.negatives import NegativeSampler
+from gnnaccel.data.readers import read_events
+from gnnaccel.data.registry import REGISTRY, Dataset, cache_dir, fetch, load
+from gnnaccel.data.splits import Split, chronological_split, inductive_mask
+from gnnaccel.data.synthetic import power_law_events, synthetic_events
+
+__all__ = [
+    "REGISTRY",
+    "DataError",
+    "Dataset",
+    "DownloadError",
+    "NegativeSampler",
+    "Split",
+    "TemporalEvents",
+    "cache_dir",
+    "chronological_split",
+    "fetch",
+    "inductive_mask",
+    "load",
+    "power_law_events",
+    "read_events",
+    "synthetic_events",
+]
