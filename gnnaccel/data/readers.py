@@ -262,10 +262,10 @@ def _finish(
     seen[0, src], seen[1, dst] = True, True
     return TemporalEvents(
         name=name or _name(path),
-        src=torch.from_numpy(np.ascontiguousarray(src, np.int64)),
-        dst=torch.from_numpy(np.ascontiguousarray(dst, np.int64)),
-        t=torch.from_numpy(np.ascontiguousarray(t)),
-        label=None if label is None else torch.from_numpy(np.ascontiguousarray(label)),
+        src=_own(src),
+        dst=_own(dst),
+        t=_own(t),
+        label=None if label is None else _own(label),
         edge_feat=_tensor(edge_feat),
         node_feat=_tensor(node_feat),
         num_nodes=int(rows),
@@ -273,6 +273,11 @@ def _finish(
         bipartite=not bool((seen[0] & seen[1]).any()),
         time_unit=time_unit,
     )
+
+
+def _own(x: np.ndarray) -> torch.Tensor:
+    # Arrow's buffers are read-only, which torch does not know
+    return torch.from_numpy(np.require(x, requirements=["C", "W"]))
 
 
 def _tensor(x: Any) -> torch.Tensor | None:
@@ -503,7 +508,8 @@ def _from_arrays(
 
 def _read_npz(path: Path, names: dict[str, str], strict: bool, time_unit: str | None) -> TemporalEvents:
     try:
-        with np.load(path, allow_pickle=False) as f:
+        with open(path, "rb") as raw:
+            f = np.load(raw, allow_pickle=False)
             if isinstance(f, np.ndarray):
                 raise ValueError("a single array")
             arrays = {k: f[k] for k in f.files}
