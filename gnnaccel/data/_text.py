@@ -42,6 +42,23 @@ def _gzip_error(path: Path, e: Exception) -> DataError:
     return DataError(path, f"the gzip stream {what}", "fetch or compress the file again")
 
 
+class _Watched:
+    """A stream that tells whether `0x` went by: Arrow takes hexadecimal for integers, here it is the name of a node."""
+
+    def __init__(self, stream: Any):
+        self._stream, self._last, self.hex, self.closed = stream, b"", False, False
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        # The two characters may lie on either side of a cut
+        self.hex = self.hex or b"0x" in block or b"0X" in block or (self._last + block[:1]) in (b"0x", b"0X")
+        self._last = block[-1:]
+        return block
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class TextFile:
     """A CSV or TSV file, perhaps gzipped, whose header has been looked at.
 
@@ -68,6 +85,7 @@ class TextFile:
         self.delimiter = max(",\t; ", key=line.count)
         self.header = [x.strip() for x in next(csv.reader([line], delimiter=self.delimiter))]
         self.names = list(self.header)
+        self.hex = False
 
     def ragged(self) -> int:
         """Take the number of columns from the first row instead of the header (JODIE's header is shorter than its rows)."""
@@ -86,15 +104,17 @@ class TextFile:
         with pa.OSFile(str(self.path), "rb") as raw:
             gz = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            stream = pa.CompressedInputStream(raw, "gzip") if gz else raw
-            return pacsv.read_csv(
-                stream,
+            stream = _Watched(pa.CompressedInputStream(raw, "gzip") if gz else raw)
+            table = pacsv.read_csv(
+                pa.PythonFile(stream, "r"),
                 read_options=pacsv.ReadOptions(
                     column_names=self.names, skip_rows=self.skip, use_threads=threads, block_size=1 << 22
                 ),
                 parse_options=pacsv.ParseOptions(delimiter=self.delimiter, invalid_row_handler=on_bad_row),
                 convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=types),
             )
+            self.hex = stream.hex
+            return table
 
     def _as_text(self, columns: list[str]) -> pa.Table:
         bad: list[Any] = []
@@ -137,6 +157,9 @@ class TextFile:
                 data = self._as_text(columns)
             if any(pa.types.is_binary(c.type) for c in data.columns):
                 data = self._as_text(columns)
+            if self.hex:
+                for name in [c for c in columns if pa.types.is_integer(data.column(c).type)]:
+                    data = data.set_column(columns.index(name), name, self._as_text([name]).column(0))
         except OSError as e:
             raise _gzip_error(self.path, e) from None
         if data.num_rows == 0:

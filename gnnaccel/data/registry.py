@@ -247,8 +247,6 @@ def load(
     communities, recency, repetition, feat, seed). Then sets found in `cache_dir()` or its `temporal/` folder, then
     registered ones, which are fetched.
 
-
-
     Args:
         source: Path or name.
         root: Instead of `cache_dir()`.

@@ -1,20 +1,14 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """Folder of real temporal sets; the test is skipped where there is none."""
-    folder = Path(os.environ.get("GNNACCEL_SHARED_DATA") or ROOT.parent / "shared" / "data") / "temporal"
-    if not folder.is_dir():
-        pytest.skip("no shared data")
-    return folder
+def shared(shared_data: Path) -> Path:
+    """Folder of real temporal sets."""
+    return shared_data / "temporal"
 
 
 @pytest.fixture(autouse=True)
