@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from gnnaccel.data import REGISTRY, DataError, DownloadError, cache_dir, fetch, load
+from gnnaccel.data import REGISTRY, DataError, Dataset, DownloadError, TemporalEvents, cache_dir, fetch, load
 from gnnaccel.data.readers import FORMATS
-from gnnaccel.data.registry import _present, find
+from gnnaccel.data.registry import find, present
 
 app = typer.Typer(
     name="data",
@@ -22,6 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     epilog="Data is kept in `$GNNACCEL_DATA`, else `~/.cache/gnnaccel`. Example: `gnnaccel data info wikipedia`",
 )
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def _one_line_errors(f: Callable[..., None]) -> Callable[..., None]:
@@ -44,10 +49,19 @@ def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=160)
 
 
-@app.command("list", epilog="Example: `gnnaccel data list`")
+def _print(table: Table) -> None:
+    _console().print(table)
+
+
+@app.command("list", epilog="Examples: `gnnaccel data list`, `gnnaccel data list --json`")
 @_one_line_errors
-def list_() -> None:
+def list_(as_json: AsJson = False) -> None:
     """The sets that can be fetched, and those that are here."""
+    here = present()
+    if as_json:
+        known = [{**_published(d), "name": d.name, "here": d.name in here} for d in REGISTRY.values()]
+        print(json.dumps(known + [{"name": n, "here": True} for n in here if n not in REGISTRY], indent=2))
+        return
     table = Table(title="data sets", caption=f"kept in {cache_dir()}")
     table.add_column("name", no_wrap=True)
     for head in ("nodes", "events", "edge features"):
@@ -56,29 +70,42 @@ def list_() -> None:
         table.add_column(head)
     table.add_row("synthetic", "900", "20,000", "8", "yes", "", "built in")
     for d in REGISTRY.values():
-        here = "yes" if find(d.name) else ""
-        table.add_row(d.name, f"{d.nodes:,}", f"{d.events:,}", str(d.edge_dim), _yes(d.bipartite), d.licence, here)
-    for name in _present(cache_dir()):
+        mark = "yes" if d.name in here else ""
+        table.add_row(d.name, f"{d.nodes:,}", f"{d.events:,}", str(d.edge_dim), _yes(d.bipartite), d.licence, mark)
+    for name in here:
         if name not in REGISTRY:
-            table.add_row(name, "", "", "", "", "", "yes")
-    _console().print(table)
+            table.add_row(Text(name), "", "", "", "", "", "yes")
+    _print(table)
 
 
 @app.command(
-    "fetch", epilog="Example: `gnnaccel data fetch wikipedia`. An interrupted download continues where it stopped."
+    "fetch",
+    epilog="Examples: `gnnaccel data fetch wikipedia`, `gnnaccel data fetch reddit mooc lastfm`."
+    " An interrupted download continues where it stopped.",
 )
 @_one_line_errors
 def fetch_(
-    name: Annotated[str, typer.Argument(help="A name from `gnnaccel data list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names from `gnnaccel data list`.")],
     force: Annotated[bool, typer.Option("--force", help="Download again even if it is here.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:
-    """Download a set and check its hash."""
-    path = fetch(name, force=force)
-    record = REGISTRY[name]
-    print(f"{name}: {path} ({path.stat().st_size / 2**20:,.1f} MiB)")
-    print(f"licence: {record.licence}; source: {record.source}")
-    if record.note:
-        print(f"note: {record.note}")
+    """Download sets and check their hashes."""
+    failed = []
+    for name in names:
+        try:
+            path = fetch(name, force=force, progress=not quiet)
+        except (DataError, DownloadError) as e:
+            # One that is out of reach does not keep the others from coming
+            print(f"error: {e}", file=sys.stderr)
+            failed.append(name)
+            continue
+        record = REGISTRY[name]
+        print(f"{name}: {path} ({path.stat().st_size / 2**20:,.1f} MiB)")
+        print(f"licence: {record.licence}; source: {record.source}")
+        if record.note:
+            print(f"note: {record.note}")
+    if failed:
+        raise typer.Exit(2)
 
 
 @app.command(
@@ -95,35 +122,85 @@ def info(
     time: Annotated[str, typer.Option(help="Column of the times.")] = "t",
     label: Annotated[str, typer.Option(help="Column of the labels.")] = "label",
     strict: Annotated[bool, typer.Option("--strict", help="Rows out of time order are an error.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """What is in a set: sizes, time, ties, repeats, degrees."""
+    """What is in a set: sizes, time, ties, repeats, degrees. Nothing is fetched."""
+    record = REGISTRY.get(source)
+    if record is not None and not Path(source).exists() and find(source) is None:
+        facts = _published(record)
+        if as_json:
+            print(json.dumps({"name": source, "here": False, **facts}, indent=2))
+            return
+        rows = {k.replace("_", " "): _text(v) for k, v in facts.items()}
+        _show(f"{source}, as published (not here)", rows, f"gnnaccel data fetch {source}")
+        return
     options: dict[str, Any] = {"src": src, "dst": dst, "t": time, "label": label, "strict": strict}
     if format != "auto":
         options["format"] = format
-    s = load(source, **options).summary()
+    events = load(source, download=False, **options)
+    s = events.summary()
+    if as_json:
+        print(json.dumps(s, indent=2))
+        return
     unit = f" {s['time_unit']}" if s["time_unit"] else " (unit unknown)"
     share = f" ({s['tied_events'] / max(1, s['events']):.1%} of events share the time of the one before)"
+    repeats = f" ({s['repeated_pairs'] / max(1, s['events']):.1%} of events repeat a pair)"
+    degrees = [f"mean {s['degree_mean']:.1f}", *(f"{k} {s[f'degree_{k}']:,}" for k in ("median", "p99", "max"))]
     rows = {
         "nodes": f"{s['nodes']:,} ({s['sources']:,} sources, {s['destinations']:,} destinations)",
+        "node ids": _ids(events),
         "events": f"{s['events']:,}",
         "bipartite": _yes(s["bipartite"]),
         "time": f"{s['t_min']} .. {s['t_max']}{unit}, {s['time_dtype']}",
         "distinct times": f"{s['distinct_times']:,}{share}",
         "self-loops": f"{s['self_loops']:,}",
-        "distinct pairs": f"{s['distinct_pairs']:,} ({s['repeated_pairs'] / max(1, s['events']):.1%} of events repeat a pair)",
+        "distinct pairs": f"{s['distinct_pairs']:,}{repeats}",
         "repeated events": f"{s['repeated_events']:,} (same source, destination and time)",
         "edge features": str(s["edge_feat"] or "none"),
         "node features": str(s["node_feat"] or "none"),
         "labels": "none" if s["labels"] is None else f"{s['labels']:,} non-zero",
-        "degree": ", ".join(
-            [f"mean {s['degree_mean']:.1f}", *(f"{k} {s[f'degree_{k}']:,}" for k in ("median", "p99", "max"))]
-        ),
+        "degree": ", ".join(degrees),
         "isolated nodes": f"{s['isolated_nodes']:,}",
     }
-    table = Table(title=s["name"], show_header=False)
+    _show(s["name"], rows)
+
+
+def _show(title: str, rows: dict[str, str], caption: str | None = None) -> None:
+    table = Table(title=Text(title), caption=caption, show_header=False)
     for key, value in rows.items():
-        table.add_row(key, value)
-    _console().print(table)
+        # Ids and addresses are shown as they are, not as markup
+        table.add_row(key, Text(value))
+    _print(table)
+
+
+def _published(d: Dataset) -> dict[str, Any]:
+    return {
+        "nodes": d.nodes,
+        "events": d.events,
+        "edge_features": d.edge_dim,
+        "bipartite": d.bipartite,
+        "licence": d.licence,
+        "source": d.source,
+        "url": d.urls[0],
+        "note": d.note,
+    }
+
+
+def _ids(events: TemporalEvents) -> str:
+    if events.node_ids is None or not events.num_nodes:
+        return "contiguous"
+    ids = events.node_ids.tolist()
+    if isinstance(ids[0], str):
+        return (
+            f"text, {len(max(ids, key=len))} characters at most: " + ", ".join(ids[:3]) + (", ..." if ids[3:] else "")
+        )
+    return f"integers, {min(ids)} .. {max(ids)}"
+
+
+def _text(x: Any) -> str:
+    if isinstance(x, bool):
+        return _yes(x)
+    return f"{x:,}" if isinstance(x, int) else str(x or "none")
 
 
 def _yes(x: bool) -> str:

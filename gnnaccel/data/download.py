@@ -56,10 +56,15 @@ class _SafeRedirect(urllib.request.HTTPRedirectHandler):
 def _locked(path: Path) -> Iterator[IO[bytes]]:
     """The partial file, opened for appending, ours alone."""
     with open(path, "ab") as f:
+        busy = DownloadError(f"{path}: another process is downloading this; wait for it")
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between opening and locking, the other process may have renamed it: then it is not ours to write to
+            same = os.path.samestat(os.fstat(f.fileno()), os.stat(path))
         except OSError:
-            raise DownloadError(f"{path}: another process is downloading this; wait for it") from None
+            raise busy from None
+        if not same:
+            raise busy
         yield f
 
 
@@ -119,6 +124,8 @@ def download(
                 raise DownloadError(
                     f"{url}: sha256 is {digest}, not {sha256.lower()}; damaged, or changed at the source"
                 )
+            # On the disk before the name says that it is whole
+            os.fsync(f.fileno())
             os.replace(part, dest)
             _meta(part).unlink(missing_ok=True)
         return digest

@@ -18,7 +18,7 @@ from gnnaccel.data.events import DataError, TemporalEvents
 from gnnaccel.data.readers import read_events
 from gnnaccel.data.synthetic import synthetic_events
 
-__all__ = ["REGISTRY", "Dataset", "cache_dir", "fetch", "find", "load"]
+__all__ = ["REGISTRY", "Dataset", "cache_dir", "fetch", "find", "load", "present"]
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,10 @@ def find(name: str, root: Path | None = None) -> Path | None:
     return None
 
 
-def _present(root: Path) -> list[str]:
-    names = set()
+def present(root: Path | None = None) -> list[str]:
+    """Names of the sets that are already on this machine, registered or not, in order."""
+    root = cache_dir() if root is None else root
+    names: set[str] = set()
     for folder in (root, root / "temporal"):
         if folder.is_dir():
             names |= {p.name for p in folder.iterdir() if p.is_dir() and find(p.name, root)}
@@ -125,10 +127,10 @@ def _present(root: Path) -> list[str]:
 
 
 def _unknown(name: str, root: Path) -> DataError:
-    names = ["synthetic", *REGISTRY, *(x for x in _present(root) if x not in REGISTRY)]
+    names = ["synthetic", *REGISTRY, *(x for x in present(root) if x not in REGISTRY)]
     near = difflib.get_close_matches(name, names, 1, 0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return DataError(None, f"no file, folder or data set {name!r}: {hint}", "there are " + ", ".join(names))
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return DataError(None, f"no file, folder or data set {name!r}{hint}", "there are " + ", ".join(names))
 
 
 def fetch(name: str, *, root: Path | None = None, force: bool = False, progress: bool = True, **options: Any) -> Path:
@@ -225,8 +227,8 @@ def _synthetic(spec: str) -> TemporalEvents:
         key = key.strip()
         if key not in _SYNTHETIC or not eq:
             near = difflib.get_close_matches(key, _SYNTHETIC, 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(None, f"synthetic has no option {item!r}: {hint}", f"there are {', '.join(_SYNTHETIC)}")
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise DataError(None, f"synthetic has no option {item!r}{hint}", f"there are {', '.join(_SYNTHETIC)}")
         arg, kind = _SYNTHETIC[key]
         try:
             kwargs[arg] = kind(value)
