@@ -4,13 +4,15 @@ Ops are functions here (`gnnaccel.time_encode`, ...); modules are in `gnnaccel.n
 Importing needs neither a GPU nor Triton nor CuPy: those load on the first call of an op on a CUDA tensor.
 """
 
-from gnnaccel.ops import latest_per_node, time_encode, unique_nodes
+from gnnaccel.ops import gather_rows, latest_per_node, quantize_rows, time_encode, unique_nodes
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "gather_rows",
     "latest_per_node",
+    "quantize_rows",
     "time_encode",
     "unique_nodes",
 ]

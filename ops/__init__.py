@@ -1,11 +1,14 @@
 """Ops: one file an op, each with schema, kernels by dispatch key, fake, autograd and the public function."""
 
+from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
 from gnnaccel.ops.latest_per_node import latest_per_node
 from gnnaccel.ops.time_encode import time_encode
 from gnnaccel.ops.unique_nodes import unique_nodes
 
 __all__ = [
+    "gather_rows",
     "latest_per_node",
+    "quantize_rows",
     "time_encode",
     "unique_nodes",
 ]

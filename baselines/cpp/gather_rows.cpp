@@ -1,0 +1,175 @@
+#include "gather_rows.h"
+
+#include <optional>
+
+#include "common.h"
+#include "unique_nodes.h"
+
+namespace gnnaccel {
+namespace {
+
+constexpr int64_t kChunk = 128;  // rows a task
+constexpr int64_t kWindow = 64;  // positions a task of the backward pass; fixed, so that sums do not depend on threads
+constexpr int64_t kZero = 1 << 18;  // bytes
+
+template <class F>
+void dispatch_rows(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Float: return f(float{});
+    case ScalarType::Double: return f(double{});
+    case ScalarType::Half: return f(HalfBits{});
+    case ScalarType::BFloat16: return f(BFloat16Bits{});
+    default: throw std::runtime_error("gather_rows: expected a floating dtype");
+  }
+}
+
+[[noreturn]] void refuse(int64_t id, int64_t num_rows) {
+  throw std::invalid_argument("gather_rows: ids must be below " + std::to_string(num_rows) + " (rows of table), got " +
+                              std::to_string(id));
+}
+
+// ids [begin, end) as int64; returns the first that is not below num_rows, or -1.
+int64_t load_ids(const Tensor& ids, int64_t begin, int64_t end, int64_t num_rows, int64_t* out) {
+  int64_t largest = -1;
+  dispatch_ids(ids.scalar_type(), "gather_rows", [&](auto tag) {
+    const auto* p = ptr<decltype(tag)>(ids);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t id = static_cast<int64_t>(p[i]);
+      out[i - begin] = id;
+      largest = id > largest ? id : largest;
+    }
+  });
+  return largest < num_rows ? -1 : largest;
+}
+
+Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::optional<Tensor> scale_in, ScalarType dtype,
+                       bool) {
+  const Tensor table =
+      table_in.size(1) <= 1 || table_in.stride(1) == 1 ? table_in : torch::stable::contiguous(table_in);
+  const Tensor ids = torch::stable::contiguous(ids_in);
+  std::optional<Tensor> scale;
+  if (scale_in.has_value()) scale = torch::stable::contiguous(*scale_in);
+  const int64_t n = ids.numel(), F = table.size(1), num_rows = table.size(0), stride = table.stride(0);
+  const float* s = scale ? static_cast<const float*>(scale->data_ptr()) : nullptr;
+  std::vector<int64_t> shape = sizes_of(ids);
+  shape.push_back(F);
+  Tensor out = empty(shape, dtype);
+  std::vector<int64_t> bad(static_cast<size_t>((n + kChunk - 1) / kChunk), -1);
+  dispatch_rows(dtype, [&](auto out_tag) {
+    using out_t = decltype(out_tag);
+    auto run = [&](auto in_tag) {
+      using in_t = decltype(in_tag);
+      const in_t* rows = ptr<in_t>(static_cast<const Tensor&>(table));
+      out_t* o = ptr<out_t>(out);
+      parallel_chunks(n, kChunk, [&](int64_t begin, int64_t end) {
+        int64_t local[kChunk];
+        const int64_t past = load_ids(ids, begin, end, num_rows, local);
+        bad[static_cast<size_t>(begin / kChunk)] = past;
+        if (past < 0) gather_rows_chunk(rows, stride, s, local, o + begin * F, end - begin, F);
+      });
+    };
+    if (table.scalar_type() == ScalarType::Char)
+      run(int8_t{});
+    else
+      dispatch_rows(table.scalar_type(), run);
+  });
+  for (int64_t id : bad)
+    if (id >= 0) refuse(id, num_rows);
+  return out;
+}
+
+// Positions grouped by id, in order of position within a group: what the sums run over.
+struct Groups {
+  std::vector<int64_t> row, segment, order;
+};
+
+Groups group_by_id(const Tensor& ids, int64_t num_rows) {
+  Groups g;
+  const int64_t n = ids.numel();
+  dispatch_ids(ids.scalar_type(), "gather_rows", [&](auto tag) {
+    using id_t = decltype(tag);
+    const id_t* p = ptr<id_t>(ids);
+    std::vector<id_t> uniq;
+    std::vector<int64_t> group(static_cast<size_t>(n)), next;
+    const int64_t bad = number_nodes(
+        p, n, num_rows, uniq,
+        [&](int64_t i, int64_t k, bool is_new) {
+          if (is_new) next.push_back(0);
+          ++next[static_cast<size_t>(k)];
+          group[static_cast<size_t>(i)] = k;
+        },
+        [&](int64_t i) { group[static_cast<size_t>(i)] = -1; });
+    if (bad >= 0) refuse(static_cast<int64_t>(p[bad]), num_rows);
+    g.row.assign(uniq.begin(), uniq.end());
+    g.segment.resize(uniq.size() + 1);
+    int64_t total = 0;
+    for (size_t k = 0; k < uniq.size(); ++k) {
+      g.segment[k] = total;
+      total += next[k];
+      next[k] = g.segment[k];
+    }
+    g.segment[uniq.size()] = total;
+    g.order.resize(static_cast<size_t>(total));
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t k = group[static_cast<size_t>(i)];
+      if (k >= 0) g.order[static_cast<size_t>(next[static_cast<size_t>(k)]++)] = i;
+    }
+  });
+  return g;
+}
+
+template <class In, class Sum, class Out>
+void sum_rows(const In* grad, const Groups& g, Out* out, int64_t F) {
+  const int64_t n = static_cast<int64_t>(g.order.size()), windows = (n + kWindow - 1) / kWindow;
+  std::vector<int64_t> first(static_cast<size_t>(windows));  // group at the start of each window
+  for (int64_t w = 0, k = 0; w < windows; ++w) {
+    while (g.segment[static_cast<size_t>(k + 1)] <= w * kWindow) ++k;
+    first[static_cast<size_t>(w)] = k;
+  }
+  std::vector<Sum> edges(static_cast<size_t>(windows * 2 * F));
+  auto head = [&](int64_t w) { return edges.data() + w * 2 * F; };
+  auto tail = [&](int64_t w) { return head(w) + F; };
+  parallel_chunks(n, kWindow, [&](int64_t begin, int64_t end) {
+    std::vector<Sum> sum(static_cast<size_t>(F));
+    const int64_t w = begin / kWindow;
+    sum_rows_window(grad, g.order.data(), g.segment.data(), g.row.data(), first[static_cast<size_t>(w)], begin, end,
+                    out, head(w), tail(w), sum.data(), F);
+  });
+  for (int64_t w = 0; w + 1 < windows; ++w) {
+    const int64_t k = first[static_cast<size_t>(w + 1)], start = g.segment[static_cast<size_t>(k)],
+                  stop = g.segment[static_cast<size_t>(k + 1)];
+    // the group that runs from window w into w + 1, once: where it starts
+    if (start >= (w + 1) * kWindow || start < w * kWindow) continue;
+    for (int64_t later = w + 1; later * kWindow < stop; ++later) add_row(head(later), tail(w), F);
+    store_row(tail(w), out + g.row[static_cast<size_t>(k)] * F, F);
+  }
+}
+
+Tensor gather_rows_backward_cpu(const Tensor& grad_in, const Tensor& ids_in, int64_t num_rows, ScalarType dtype, bool) {
+  const Tensor grad = torch::stable::contiguous(grad_in), ids = torch::stable::contiguous(ids_in);
+  const int64_t F = grad.size(grad.dim() - 1);
+  Tensor out = empty({num_rows, F}, dtype);
+  const Groups groups = group_by_id(ids, num_rows);
+  dispatch_rows(dtype, [&](auto out_tag) {
+    using out_t = decltype(out_tag);
+    out_t* o = ptr<out_t>(out);
+    const int64_t bytes = num_rows * F * static_cast<int64_t>(sizeof(out_t));
+    parallel_chunks(bytes, kZero, [&](int64_t begin, int64_t end) {
+      std::memset(reinterpret_cast<char*>(o) + begin, 0, static_cast<size_t>(end - begin));
+    });
+    dispatch_rows(grad.scalar_type(), [&](auto in_tag) {
+      using in_t = decltype(in_tag);
+      using sum_t = std::conditional_t<std::is_same_v<in_t, double> || std::is_same_v<out_t, double>, double, float>;
+      sum_rows<in_t, sum_t>(ptr<in_t>(static_cast<const Tensor&>(grad)), groups, o, F);
+    });
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace gnnaccel
+
+STABLE_TORCH_LIBRARY_IMPL(gnnaccel, CPU, m) {
+  m.impl("gather_rows", TORCH_BOX(&gnnaccel::gather_rows_cpu));
+  m.impl("gather_rows_backward", TORCH_BOX(&gnnaccel::gather_rows_backward_cpu));
+}

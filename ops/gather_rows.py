@@ -1,0 +1,186 @@
+"""`gather_rows`: feature rows by id, dequantised on the way; `quantize_rows` makes the int8 tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnnaccel.ops._library import autograd, define, fake, impl
+
+FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+define("gather_rows(Tensor table, Tensor ids, Tensor? scale, ScalarType dtype, bool deterministic) -> Tensor")
+define("gather_rows_backward(Tensor grad, Tensor ids, SymInt num_rows, ScalarType dtype, bool deterministic) -> Tensor")
+
+
+@impl("gather_rows", "CUDA")
+def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    from gnnaccel.kernels.triton.gather_rows import gather_rows_fwd
+
+    # a slice of columns is read in place; only rows whose elements are apart are copied
+    table = table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
+    return gather_rows_fwd(table, ids.contiguous(), None if scale is None else scale.contiguous(), dtype)
+
+
+@impl("gather_rows_backward", "CUDA")
+def _cuda_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    from gnnaccel.kernels.triton.gather_rows import gather_rows_bwd
+
+    return gather_rows_bwd(grad.contiguous(), ids.contiguous(), num_rows, dtype, deterministic)
+
+
+@impl("gather_rows", "CompositeExplicitAutograd")
+def _composite(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    if ids.numel() and int(ids.max()) >= table.shape[0]:
+        raise ValueError(f"gather_rows: ids must be below {table.shape[0]} (rows of table), got {int(ids.max())}")
+    out = torch.zeros((*ids.shape, table.shape[1]), dtype=dtype, device=table.device)
+    real = ids >= 0
+    rows = table[ids[real].long()]
+    if scale is not None:
+        rows = rows.to(torch.promote_types(dtype, torch.float32)) * scale[ids[real].long()].unsqueeze(1)
+    out[real] = rows.to(dtype)
+    return out
+
+
+@impl("gather_rows_backward", "CompositeExplicitAutograd")
+def _composite_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    acc = torch.promote_types(torch.promote_types(grad.dtype, dtype), torch.float32)
+    real = ids >= 0
+    out = torch.zeros((num_rows, grad.shape[-1]), dtype=acc, device=grad.device)
+    return out.index_add_(0, ids[real].long(), grad[real].to(acc)).to(dtype)
+
+
+@fake("gather_rows")
+def _fake(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    return table.new_empty((*ids.shape, table.shape[1]), dtype=dtype)
+
+
+@fake("gather_rows_backward")
+def _fake_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    return grad.new_empty((num_rows, grad.shape[-1]), dtype=dtype)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    table, ids, _, _, ctx.deterministic = inputs
+    ctx.save_for_backward(ids)
+    ctx.num_rows, ctx.dtype = table.shape[0], table.dtype
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    (ids,) = ctx.saved_tensors
+    table = torch.ops.gnnaccel.gather_rows_backward(grad, ids, ctx.num_rows, ctx.dtype, ctx.deterministic)
+    return table, None, None, None, None
+
+
+# linear: the derivative of the scatter is the gather, so any order of differentiation works
+def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad, ids, _, _, ctx.deterministic = inputs
+    ctx.save_for_backward(ids)
+    ctx.dtype = grad.dtype
+
+
+def _backward_backward(ctx: Any, grad_table: Tensor) -> tuple[Tensor | None, ...]:
+    (ids,) = ctx.saved_tensors
+    return torch.ops.gnnaccel.gather_rows(grad_table, ids, None, ctx.dtype, ctx.deterministic), None, None, None, None
+
+
+autograd("gather_rows", _backward, _setup)
+autograd("gather_rows_backward", _backward_backward, _setup_backward)
+
+
+def gather_rows(
+    table: Tensor,
+    ids: Tensor,
+    scale: Tensor | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    deterministic: bool = True,
+) -> Tensor:
+    """Rows of a feature table by id, converted to the compute dtype in the same pass.
+
+    Args:
+        table: `[N, F]`, floating or int8. Columns may be a slice of a wider table; it is read in place.
+        ids: Row of each output, int32 or int64, any shape. A negative id (padding) gives a row of zeros.
+        scale: Size of one int8 step in each row, float32 `[N]`; with int8 tables only (`quantize_rows` makes both).
+        dtype: Floating dtype of the output; by default that of `table`, float32 for int8.
+        deterministic: On CUDA, whether gradients are summed in a fixed order (by sorting the ids) or with atomics, which is
+            faster and differs in the last bits from run to run. `torch.use_deterministic_algorithms(True)` overrides False.
+
+    Returns:
+        `[*ids.shape, F]`, `dtype`; int8 rows are multiplied by their scale.
+
+    Gradients: in a floating `table`, of any order (the op is linear); sums run in float32 (float64 for float64).
+
+    Determinism: forward is bitwise reproducible everywhere; the gradient on CPU too, for any number of threads, and on CUDA
+    as `deterministic` says.
+
+    Raises:
+        TypeError: An argument has an unsupported dtype.
+        ValueError: A shape does not fit, `scale` is missing for int8, given for a floating table or requires grad, or (on
+            CPU) an id is not below N. On CUDA such an id gives a row of zeros: checking would wait for the device.
+    """
+    if table.dtype not in (*FLOATING, torch.int8):
+        raise TypeError(f"gather_rows: table must be float64, float32, float16, bfloat16 or int8, got {table.dtype}")
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"gather_rows: ids must be int32 or int64, got {ids.dtype}")
+    if table.dim() != 2:
+        raise ValueError(f"gather_rows: table must be [N, F], got {list(table.shape)}")
+    if table.dtype == torch.int8:
+        if scale is None:
+            raise ValueError("gather_rows: scale must be given with an int8 table, got None")
+        if scale.dtype != torch.float32:
+            raise TypeError(f"gather_rows: scale must be float32, got {scale.dtype}")
+        if scale.shape != table.shape[:1]:
+            raise ValueError(f"gather_rows: scale must be {list(table.shape[:1])} like table, got {list(scale.shape)}")
+        if scale.requires_grad:
+            raise ValueError("gather_rows: scale must not require grad (it is data), got a tensor that does; detach it")
+    elif scale is not None:
+        raise ValueError(f"gather_rows: scale must be None with a table of {table.dtype}, got a tensor")
+    if dtype is None:
+        dtype = torch.float32 if table.dtype == torch.int8 else table.dtype
+    elif dtype not in FLOATING:
+        raise TypeError(f"gather_rows: dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
+    return torch.ops.gnnaccel.gather_rows(table, ids, scale, dtype, deterministic)
+
+
+def quantize_rows(table: Tensor, chunk: int = 1 << 16) -> tuple[Tensor, Tensor]:
+    """int8 copy of a table with one scale a row: `table[i] ~ rows[i] * scale[i]`, a quarter of float32's memory.
+
+    Args:
+        table: `[N, F]`, floating, finite.
+        chunk: Rows converted at a time; bounds the temporary memory.
+
+    Returns:
+        `(rows, scale)`: int8 `[N, F]` in -127 .. 127, and float32 `[N]`, the largest magnitude of each row / 127 (0 for a row
+        of zeros). The error of an element is at most `scale / 2`, plus float32 rounding.
+
+    Determinism: bitwise reproducible.
+
+    Raises:
+        TypeError: `table` is not floating.
+        ValueError: `table` is not `[N, F]`, or not finite.
+    """
+    if table.dtype not in FLOATING:
+        raise TypeError(f"quantize_rows: table must be floating, got {table.dtype}")
+    if table.dim() != 2:
+        raise ValueError(f"quantize_rows: table must be [N, F], got {list(table.shape)}")
+    if chunk < 1:
+        raise ValueError(f"quantize_rows: chunk must be at least 1, got {chunk}")
+    rows = torch.empty(table.shape, dtype=torch.int8, device=table.device)
+    scale = torch.zeros(table.shape[:1], dtype=torch.float32, device=table.device)
+    if table.shape[1] == 0:
+        return rows, scale
+    for start in range(0, table.shape[0], chunk):
+        part = table[start : start + chunk].detach().to(torch.promote_types(table.dtype, torch.float32))
+        step = (part.abs().amax(1) / 127).to(torch.float32)
+        if not bool(torch.isfinite(step).all()):
+            row = start + int((~torch.isfinite(step)).nonzero()[0])
+            raise ValueError(f"quantize_rows: table must be finite in float32, got row {row} that is not")
+        # a row whose step underflowed is zeros; dividing by 1 keeps it so
+        quotient = part / torch.where(step > 0, step, 1).unsqueeze(1)
+        rows[start : start + chunk] = quotient.round().clamp(-127, 127).to(torch.int8)
+        scale[start : start + chunk] = step
+    return rows, scale
