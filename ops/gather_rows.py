@@ -31,10 +31,14 @@ def _cuda_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype,
     return gather_rows_bwd(grad.contiguous(), ids.contiguous(), num_rows, dtype, deterministic)
 
 
+def _check_ids(ids: Tensor, num_rows: int) -> None:
+    if ids.numel() and int(ids.max()) >= num_rows:
+        raise ValueError(f"gather_rows: ids must be below {num_rows} (rows of table), got {int(ids.max())}")
+
+
 @impl("gather_rows", "CompositeExplicitAutograd")
 def _composite(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
-    if ids.numel() and int(ids.max()) >= table.shape[0]:
-        raise ValueError(f"gather_rows: ids must be below {table.shape[0]} (rows of table), got {int(ids.max())}")
+    _check_ids(ids, table.shape[0])
     out = torch.zeros((*ids.shape, table.shape[1]), dtype=dtype, device=table.device)
     real = ids >= 0
     rows = table[ids[real].long()]
@@ -46,6 +50,7 @@ def _composite(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dt
 
 @impl("gather_rows_backward", "CompositeExplicitAutograd")
 def _composite_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    _check_ids(ids, num_rows)
     acc = torch.promote_types(torch.promote_types(grad.dtype, dtype), torch.float32)
     real = ids >= 0
     out = torch.zeros((num_rows, grad.shape[-1]), dtype=acc, device=grad.device)

@@ -35,8 +35,8 @@ CASES = [
     Case("untouched_rows", make(40, 3, (5,))),
     Case("several_blocks", make(30, 19, (70,), padded=0.1)),
     Case("hubs_across_windows", make(5, 33, (1031,), padded=0.1), small=False),
-    Case("wide", make(300, 600, (50, 7), padded=0.1), small=False),
-    Case("many", make(2000, 100, (1800, 3), padded=0.3), small=False),
+    Case("wide", make(60, 600, (30, 7), padded=0.1), small=False),
+    Case("many", make(200, 100, (400, 3), padded=0.3), small=False),
 ]
 
 
