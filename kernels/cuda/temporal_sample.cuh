@@ -1,0 +1,265 @@
+// What `temporal_sample` computes for one root, once for CPU and GPU: which events a root may see, the search for them,
+// the random draws. Plain inline functions without library calls, so that g++, nvcc and NVRTC all take them.
+#pragma once
+
+#if defined(__CUDACC_RTC__)
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#else
+#include <cstdint>
+#endif
+
+#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
+#define GNNACCEL_HD __host__ __device__ __forceinline__
+#else
+#define GNNACCEL_HD inline __attribute__((always_inline))
+#endif
+
+namespace gnnaccel {
+
+// Which events (t', eid') a root at time t sees. The numbers are the op's argument.
+enum Visibility : int32_t {
+  kStrict = 0,       // t' < t
+  kInclusive = 1,    // t' <= t
+  kByEventId = 2,    // (t', eid') < (t, event_ids[root])
+  kBeforeBatch = 3,  // (t', eid') < (bound_t, bound_eid), and t' <= t
+};
+
+constexpr int64_t kAllEids = 0x7fffffffffffffff;
+
+// The arguments of the op. Rows of the graph are sorted by (t, eid).
+template <class Id, class Time>
+struct SampleArgs {
+  const int64_t* row_start;  // [num_nodes]
+  const int64_t* row_end;    // [num_nodes]
+  const Id* nbr;
+  const Id* eid;
+  const Time* t;
+  const void* nodes;         // [num_roots], int64 or int32
+  const Time* times;         // [num_roots]
+  const int64_t* event_ids;  // [num_roots] or null
+  Id* out_nbr;               // [num_roots, fanout], as the next three
+  Id* out_eid;
+  Time* out_dt;
+  Time* out_t;         // null: not wanted
+  int32_t* out_count;  // [num_roots]
+  int64_t num_nodes, num_roots, fanout;
+  int64_t bound_eid;
+  int64_t seed, epoch, batch, root_offset, hop;
+  Time bound_t, window;  // of an int64 window the bits are taken as unsigned, so that no difference of times overflows
+  int32_t nodes_are_64, visibility, uniform, replace, has_window;
+};
+
+// --- Random draws: Philox4x32-10 (Salmon et al., SC 2011) ------------------------------------------------------------
+
+GNNACCEL_HD void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3, uint32_t k0, uint32_t k1) {
+  const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0, p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
+  c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+  c1 = static_cast<uint32_t>(p1);
+  c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+  c3 = static_cast<uint32_t>(p0);
+}
+
+// The draws of one root: key = seed, counter = (hop and draw, root, batch, epoch). Distinct counters for distinct roots,
+// hops, batches and epochs, so nothing depends on threads or on the order of work.
+struct Draws {
+  uint32_t k0, k1, root, batch, epoch, counter;
+  uint64_t spare;
+  bool have_spare;
+};
+
+template <class Id, class Time>
+GNNACCEL_HD Draws draws_of(const SampleArgs<Id, Time>& a, int64_t root) {
+  Draws d;
+  d.k0 = static_cast<uint32_t>(a.seed);
+  d.k1 = static_cast<uint32_t>(static_cast<uint64_t>(a.seed) >> 32);
+  d.root = static_cast<uint32_t>(root + a.root_offset);
+  d.batch = static_cast<uint32_t>(a.batch);
+  d.epoch = static_cast<uint32_t>(a.epoch);
+  d.counter = static_cast<uint32_t>(a.hop) << 24;
+  d.spare = 0;
+  d.have_spare = false;
+  return d;
+}
+
+// floor(x n / 2^64) of 64 random bits x: uniform in [0, n), n < 2^32, but for a bias below n / 2^64.
+GNNACCEL_HD int64_t draw(Draws& d, int64_t n) {
+  uint64_t x = d.spare;
+  if (!d.have_spare) {
+    uint32_t c0 = d.counter++, c1 = d.root, c2 = d.batch, c3 = d.epoch, k0 = d.k0, k1 = d.k1;
+    for (int i = 0; i < 10; ++i) {
+      philox_round(c0, c1, c2, c3, k0, k1);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    x = static_cast<uint64_t>(c1) << 32 | c0;
+    d.spare = static_cast<uint64_t>(c3) << 32 | c2;
+  }
+  d.have_spare = !d.have_spare;
+  const uint64_t m = static_cast<uint64_t>(n);
+  return static_cast<int64_t>(((x >> 32) * m + ((x & 0xffffffffu) * m >> 32)) >> 32);
+}
+
+// --- What a root sees ------------------------------------------------------------------------------------------------
+
+// The first event that a root does not see, as a position in the order (t, eid).
+template <class Time>
+struct Key {
+  Time t;
+  int64_t eid;
+};
+
+template <class Id, class Time>
+GNNACCEL_HD Key<Time> key_of(const SampleArgs<Id, Time>& a, int64_t root, int32_t visibility) {
+  const Time t = a.times[root];
+  if (visibility == kByEventId) return {t, a.event_ids[root]};
+  if (visibility == kBeforeBatch) {
+    if (t < a.bound_t) return {t, kAllEids};
+    return {a.bound_t, a.bound_eid};
+  }
+  return {t, 0};
+}
+
+template <class Id, class Time>
+GNNACCEL_HD bool precedes(const SampleArgs<Id, Time>& a, int64_t i, const Key<Time>& key, int32_t visibility) {
+  const Time t = a.t[i];
+  if (visibility == kStrict) return t < key.t;
+  if (visibility == kInclusive) return t <= key.t;
+  return t < key.t || (t == key.t && static_cast<int64_t>(a.eid[i]) < key.eid);
+}
+
+// Binary search, one step: `size` shrinks by a rule that does not look at the data, so several searches can go in step.
+// Search while size > 0; the probe is base + (size - 1) / 2.
+struct Search {
+  int64_t base, size;
+};
+
+GNNACCEL_HD int64_t probe_of(const Search& s) { return s.base + ((s.size - 1) >> 1); }
+
+template <class Id, class Time>
+GNNACCEL_HD void step(const SampleArgs<Id, Time>& a, Search& s, const Key<Time>& key, int32_t visibility) {
+  const int64_t half = (s.size + 1) >> 1;
+  s.base += precedes(a, s.base + half - 1, key, visibility) ? half : 0;
+  s.size -= half;
+}
+
+template <class Id, class Time>
+GNNACCEL_HD int64_t node_of(const SampleArgs<Id, Time>& a, int64_t root) {
+  return a.nodes_are_64 ? static_cast<const int64_t*>(a.nodes)[root] : static_cast<const int32_t*>(a.nodes)[root];
+}
+
+// -1 is padding, and sees nothing; so does, on a GPU, a root that is out of range or has no time (NaN).
+template <class Id, class Time>
+GNNACCEL_HD bool is_root(const SampleArgs<Id, Time>& a, int64_t root, int64_t node) {
+  return static_cast<uint64_t>(node) < static_cast<uint64_t>(a.num_nodes) && a.times[root] == a.times[root];
+}
+
+// Positions [begin, end) of the graph's arrays.
+struct Range {
+  int64_t begin, end;
+};
+
+GNNACCEL_HD bool expired(int64_t dt, int64_t window) {
+  return static_cast<uint64_t>(dt) > static_cast<uint64_t>(window);
+}
+GNNACCEL_HD bool expired(double dt, double window) { return dt > window; }
+
+// How the op says that there is no window.
+GNNACCEL_HD bool no_window(int64_t window) { return window == -1; }
+GNNACCEL_HD bool no_window(double window) { return window > 1.7976931348623157e308; }
+
+GNNACCEL_HD int64_t since(int64_t now, int64_t t) {
+  return static_cast<int64_t>(static_cast<uint64_t>(now) - static_cast<uint64_t>(t));
+}
+GNNACCEL_HD double since(double now, double t) { return now - t; }
+
+// Of the visible events [begin, end): those within the window.
+template <class Id, class Time>
+GNNACCEL_HD int64_t window_begin(const SampleArgs<Id, Time>& a, int64_t root, Range visible) {
+  if (!a.has_window) return visible.begin;
+  // of the newest, older ones than the window's are of no interest
+  if (!a.uniform && visible.end - visible.begin > a.fanout) visible.begin = visible.end - a.fanout;
+  const Time now = a.times[root];
+  int64_t size = visible.end - visible.begin;
+  while (size > 0) {
+    const int64_t half = (size + 1) >> 1;
+    if (expired(since(now, a.t[visible.begin + half - 1]), a.window)) visible.begin += half;
+    size -= half;
+  }
+  return visible.begin;
+}
+
+template <class Id, class Time>
+GNNACCEL_HD int64_t count_of(const SampleArgs<Id, Time>& a, Range seen) {
+  const int64_t n = seen.end - seen.begin;
+  return n > a.fanout || (n > 0 && a.uniform && a.replace) ? a.fanout : n;
+}
+
+// Whether the sample is simply the newest events.
+template <class Id, class Time>
+GNNACCEL_HD bool is_newest(const SampleArgs<Id, Time>& a, Range seen) {
+  return !a.uniform || (!a.replace && seen.end - seen.begin <= a.fanout);
+}
+
+// What one root sees, search by search. The CPU kernel takes the same steps for many roots at once.
+template <class Id, class Time>
+GNNACCEL_HD Range find_seen(const SampleArgs<Id, Time>& a, int64_t root) {
+  const int64_t node = node_of(a, root);
+  if (!is_root(a, root, node)) return {0, 0};
+  Range seen{a.row_start[node], a.row_end[node]};
+  Search s{seen.begin, seen.end - seen.begin};
+  const Key<Time> key = key_of(a, root, a.visibility);
+  while (s.size > 0) step(a, s, key, a.visibility);
+  seen.end = s.base;
+  seen.begin = window_begin(a, root, seen);
+  return seen;
+}
+
+// `count` draws from [0, n) in descending order. Without replacement: Floyd's algorithm (Bentley and Floyd, CACM 1987), every subset
+// equally likely. `out` is kept sorted, so that the search for an equal draw is the search for its place.
+template <class Id>
+GNNACCEL_HD void draw_descending(Id* out, int64_t n, int64_t count, bool replace, Draws d) {
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t last = n - count + i;
+    Id pick = static_cast<Id>(draw(d, replace ? n : last + 1));
+    int64_t place = i;
+    while (place > 0 && out[place - 1] < pick) {
+      out[place] = out[place - 1];
+      --place;
+    }
+    if (!replace && place > 0 && out[place - 1] == pick) {
+      // taken: Floyd takes `last` instead, which is larger than all
+      pick = static_cast<Id>(last);
+      for (; place > 0; --place) out[place] = out[place - 1];
+    }
+    out[place] = pick;
+  }
+}
+
+// Draws of a root whose sample is not simply the newest events: positions within `seen`, left in its places for `eid`.
+template <class Id, class Time>
+GNNACCEL_HD void draw_picks(const SampleArgs<Id, Time>& a, int64_t root, Range seen, int64_t count) {
+  draw_descending(a.out_eid + root * a.fanout, seen.end - seen.begin, count, a.replace != 0, draws_of(a, root));
+}
+
+// Slot k of a root, after `draw_picks`.
+template <class Id, class Time>
+GNNACCEL_HD void write_slot(const SampleArgs<Id, Time>& a, int64_t root, int64_t k, Range seen, int64_t count) {
+  const int64_t o = root * a.fanout + k;
+  if (k < count) {
+    const int64_t i = is_newest(a, seen) ? seen.end - 1 - k : seen.begin + static_cast<int64_t>(a.out_eid[o]);
+    const Time t = a.t[i];
+    a.out_nbr[o] = a.nbr[i];
+    a.out_eid[o] = a.eid[i];
+    a.out_dt[o] = since(a.times[root], t);
+    if (a.out_t != nullptr) a.out_t[o] = t;
+  } else {
+    a.out_nbr[o] = a.out_eid[o] = -1;
+    a.out_dt[o] = 0;
+    if (a.out_t != nullptr) a.out_t[o] = 0;
+  }
+}
+
+}  // namespace gnnaccel
