@@ -286,8 +286,8 @@ def temporal_sample(
         times: Root times, `[R]`, the graph's time dtype.
         fanout: Slots a root, at least 1.
         strategy: `"recent"`: the newest. `"uniform"`: every visible event equally likely.
-        replace: Whether `"uniform"` may draw an event several times. Without, every subset is equally likely, and a root with no
-            more than `fanout` visible events gets them all.
+        replace: Whether `"uniform"` may draw an event several times. Without, every subset is equally likely, and a root with
+            no more than `fanout` visible events gets them all.
         window: If given, only events with t - t' <= window (an event exactly `window` ago is seen).
         semantics: Which events (t', eid') a root at time t sees: `"strict"`: t' < t. `"inclusive"`: t' <= t.
             `"by_event_id"`: (t', eid') < (t, event_ids[root]). `"before_batch"`: (t', eid') < `batch_start`, and t' <= t. Pairs
@@ -300,8 +300,8 @@ def temporal_sample(
         root_offset: Index of the first root, when one set of roots is sampled in several calls.
 
     Returns:
-        A `Block`: `nbr`, `eid`, `dt` `[R, fanout]`, newest first, and `count` `[R]`; nothing is ever visible that the semantics
-        exclude, ties at t do not use up slots, and the search is exact (no cursor, no state).
+        A `Block`: `nbr`, `eid`, `dt` `[R, fanout]`, newest first, and `count` `[R]`. The search is exact and keeps no state;
+        events that are not visible use up no slots.
 
     Determinism: bitwise reproducible. On CUDA, roots that are out of range have no neighbours (checking would wait for the GPU);
     on CPU they are an error.

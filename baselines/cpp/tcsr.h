@@ -1,9 +1,9 @@
 // Events -> rows of each node's events, sorted by (t, eid): two passes of counting sort, by node.
 //
-// The first pass deals entries to at most 256 buckets of consecutive nodes, the second one places the entries of a bucket,
-// which then fit the cache. Both keep the order of events, so a row comes out sorted if time does not run backwards; else
-// each row that is not sorted is sorted by itself. Work is cut by events and buckets, never by threads: same bits for any
-// number of threads.
+// The first pass deals entries to at most 256 buckets of consecutive nodes, the second one places the entries of a
+// bucket, which then fit the cache. Both keep the order of events, so a row comes out sorted if time does not run
+// backwards; else each row that is not sorted is sorted by itself. Work is cut by events and buckets, never by threads:
+// same bits for any number of threads.
 #pragma once
 
 #include <algorithm>

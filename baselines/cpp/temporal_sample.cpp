@@ -85,6 +85,4 @@ Sample temporal_sample_cpu(const Tensor& row_start, const Tensor& row_end, const
 }  // namespace
 }  // namespace gnnaccel
 
-STABLE_TORCH_LIBRARY_IMPL(gnnaccel, CPU, m) {
-  m.impl("temporal_sample", TORCH_BOX(&gnnaccel::temporal_sample_cpu));
-}
+STABLE_TORCH_LIBRARY_IMPL(gnnaccel, CPU, m) { m.impl("temporal_sample", TORCH_BOX(&gnnaccel::temporal_sample_cpu)); }

@@ -51,8 +51,9 @@ struct Lanes {
   }
 };
 
-// out[k] = src[end - 1 - k], or `now` minus it, for k < count; `fill` from there to `fanout`. Whole vectors are loaded and
-// stored: needs kCount readable elements before every loaded position, and writes up to kCount - 1 elements past the row.
+// out[k] = src[end - 1 - k], or `now` minus it, for k < count; `fill` from there to `fanout`. Whole vectors are loaded
+// and stored: needs kCount readable elements before every loaded position, and writes up to kCount - 1 elements past
+// the row.
 template <int kBytes, bool kMinus, class T>
 GNNACCEL_INLINE void reversed(T* out, const T* src, int64_t end, int64_t count, int64_t fanout, T fill, T now) {
   using L = Lanes<T, kBytes>;
@@ -85,7 +86,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
   const int64_t groups = (end - begin + kGroup - 1) / kGroup, fanout = a.fanout;
   Search search[2][kGroup];
   Key<Time> key[2][kGroup];
-  Range seen[2][kGroup];  // while searching, `begin` is the row's
+  Range seen[4][kGroup];  // while searching, `begin` is the row's
   bool good = true;
 #if defined(__GNUC__)
   // rows that have room for whole vectors behind them and are written strictly in order
@@ -119,7 +120,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
       const Search s{row, row_end - row};
       search[g & 1][i] = s;
       key[g & 1][i] = key_of(a, root, visibility);
-      seen[g & 1][i].begin = row;
+      seen[g & 3][i].begin = row;
       prefetch(a.t + probe_of(s));
     }
   };
@@ -147,7 +148,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
     }
     for (int64_t i = 0; i < n; ++i) {
       const int64_t root = begin + g * kGroup + i;
-      Range& r = seen[g & 1][i];
+      Range& r = seen[g & 3][i];
       r.end = s[i].base;
       r.begin = window_begin(a, root, r);
       const int64_t count = count_of(a, r);
@@ -172,7 +173,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
   auto write = [&](int64_t g) {
     for (int64_t i = 0; i < size_of(g); ++i) {
       const int64_t root = begin + g * kGroup + i, row = root * fanout;
-      const Range r = seen[g & 1][i];
+      const Range r = seen[g & 3][i];
       const int64_t count = count_of(a, r);
       a.out_count[root] = static_cast<int32_t>(count);
 #if defined(__GNUC__)

@@ -17,4 +17,9 @@ def tcsr_build(
     indptr = torch.tensor([0, *(len(row) for row in rows)]).cumsum(0)
     ids = torch.int64 if wide else torch.int32
     columns = list(zip(*entries, strict=True)) or [(), (), ()]
-    return indptr, torch.tensor(columns[2], dtype=ids), torch.tensor(columns[1], dtype=ids), torch.tensor(columns[0], dtype=t.dtype)
+    return (
+        indptr,
+        torch.tensor(columns[2], dtype=ids),
+        torch.tensor(columns[1], dtype=ids),
+        torch.tensor(columns[0], dtype=t.dtype),
+    )

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from gnnaccel.graph.semantics import TimeSemantics
 from gnnaccel.graph.temporal import TemporalGraph
-from gnnaccel.ops.temporal_sample import Block, temporal_sample
+from gnnaccel.ops.temporal_sample import Block as _Block
+from gnnaccel.ops.temporal_sample import temporal_sample as _temporal_sample
 
-__all__ = ["Block", "temporal_sample", "temporal_sample_hops"]
+# assigned, not only imported: type checkers do not see through the mapping of gnnaccel.ops to ops/
+Block: TypeAlias = _Block
+temporal_sample = _temporal_sample
 
 
 def temporal_sample_hops(

@@ -105,7 +105,9 @@ class TemporalGraph:
     def indptr(self) -> Tensor:
         """int64 `[N + 1]`. After `append` rows have slack between them: `compact()` first."""
         if self._indptr is None:
-            raise ValueError("TemporalGraph: indptr must be asked of a compact graph, got one with slack; use compact()")
+            raise ValueError(
+                "TemporalGraph: indptr must be asked of a compact graph, got one with slack; use compact()"
+            )
         return self._indptr
 
     def __repr__(self) -> str:
@@ -234,7 +236,12 @@ class TemporalGraph:
         path.mkdir(parents=True, exist_ok=True)
         packed = self.compact()
         token = secrets.token_hex(4)
-        header: dict[str, Any] = {**_FORMAT, "num_events": self.num_events, "add_reverse": self.add_reverse, "arrays": {}}
+        header: dict[str, Any] = {
+            **_FORMAT,
+            "num_events": self.num_events,
+            "add_reverse": self.add_reverse,
+            "arrays": {},
+        }
         for name in _ARRAYS:
             array = getattr(packed, name).cpu().numpy()
             file = f"{name}-{token}.npy"

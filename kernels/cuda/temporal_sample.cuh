@@ -62,8 +62,8 @@ GNNACCEL_HD void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t
   c3 = static_cast<uint32_t>(p0);
 }
 
-// The draws of one root: key = seed, counter = (hop and draw, root, batch, epoch). Distinct counters for distinct roots,
-// hops, batches and epochs, so nothing depends on threads or on the order of work.
+// The draws of one root: key = seed, counter = (hop and draw, root, batch, epoch). Distinct counters for distinct
+// roots, hops, batches and epochs, so nothing depends on threads or on the order of work.
 struct Draws {
   uint32_t k0, k1, root, batch, epoch, counter;
   uint64_t spare;
@@ -217,8 +217,8 @@ GNNACCEL_HD Range find_seen(const SampleArgs<Id, Time>& a, int64_t root) {
   return seen;
 }
 
-// `count` draws from [0, n) in descending order. Without replacement: Floyd's algorithm (Bentley and Floyd, CACM 1987), every subset
-// equally likely. `out` is kept sorted, so that the search for an equal draw is the search for its place.
+// `count` draws from [0, n) in descending order. Without replacement: Floyd's algorithm (Bentley and Floyd, CACM 1987),
+// every subset equally likely. `out` is kept sorted, so that the search for an equal draw is the search for its place.
 template <class Id>
 GNNACCEL_HD void draw_descending(Id* out, int64_t n, int64_t count, bool replace, Draws d) {
   for (int64_t i = 0; i < count; ++i) {
