@@ -303,8 +303,8 @@ def temporal_sample(
         A `Block`: `nbr`, `eid`, `dt` `[R, fanout]`, newest first, and `count` `[R]`. The search is exact and keeps no state;
         events that are not visible use up no slots.
 
-    Determinism: bitwise reproducible. On CUDA, roots that are out of range have no neighbours (checking would wait for the GPU);
-    on CPU they are an error.
+    Determinism: bitwise reproducible. Roots out of range are an error on CPU; on CUDA they have no neighbours, since checking
+    would wait for the GPU.
 
     Raises:
         TypeError: An argument has the wrong type or dtype.
