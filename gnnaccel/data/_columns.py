@@ -92,7 +92,7 @@ def id_column(table: Table, name: str, label: str) -> np.ndarray | pa.ChunkedArr
             raise table.fail(
                 f"{label} {col[at].as_py()} overflows int64", "use ids below 2^63, or make them strings", at
             )
-        return _non_negative(table, col.to_numpy().astype(np.int64), label)
+        return _non_negative(table, col.to_numpy().astype(np.int64, copy=False), label)
     text = None if _is_text(kind) else table.text(name)
     if text is None and pa.types.is_floating(kind):
         x = col.to_numpy().astype(np.float64)
@@ -148,11 +148,11 @@ def time_column(table: Table, name: str) -> tuple[np.ndarray, str | None]:
     if pa.types.is_integer(kind):
         if pa.types.is_uint64(kind) and (at := first(pc.greater(col, pa.scalar(INT64, pa.uint64())))) is not None:
             raise table.fail(f"the time {col[at].as_py()} overflows int64", "use a coarser unit", at)
-        return col.to_numpy().astype(np.int64), None
+        return col.to_numpy().astype(np.int64, copy=False), None
     if pa.types.is_decimal(kind):
         col, kind = col.cast(pa.float64()), pa.float64()
     if pa.types.is_floating(kind):
-        x = col.to_numpy().astype(np.float64)
+        x = col.to_numpy().astype(np.float64, copy=False)
         if table.reread is None or not (np.abs(x[np.isfinite(x)]) >= EXACT).any():
             return _whole_or_float(table, x, remedy), None
     text = pc.utf8_trim_whitespace(col.cast(pa.string())) if _is_text(kind) else table.text(name)
@@ -275,6 +275,8 @@ def _unique(x: Any) -> tuple[np.ndarray, np.ndarray]:
         # Dense ids: a table beats a sort
         seen = np.zeros(top + 1, bool)
         seen[x] = True
+        if seen.all():
+            return np.arange(top + 1), x
         return np.flatnonzero(seen), (np.cumsum(seen) - 1)[x]
     ids, inverse = np.unique(x, return_inverse=True)
     return ids, inverse.reshape(-1).astype(np.int64, copy=False)

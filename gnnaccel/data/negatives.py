@@ -91,41 +91,49 @@ class NegativeSampler:
     def _index(self, src: np.ndarray, dst: np.ndarray, t: np.ndarray, num_nodes: int) -> None:
         """A group is the events of one source at one time. `_group[e]`; `_positives`: ranks in the pool, by group."""
         E = len(src)
-        order = np.argsort(src, kind="stable")
-        s = src[order]
+        order = _stable_order(src, num_nodes)
+        s, d, t = src[order], dst[order], t[order]
         new = np.ones(E, bool)
-        new[1:] = (s[1:] != s[:-1]) | (t[order][1:] != t[order][:-1])
+        new[1:] = (s[1:] != s[:-1]) | (t[1:] != t[:-1])
         group = np.cumsum(new) - 1
         self._group = np.empty(E, np.int64)
         self._group[order] = group
-        G = int(group[-1]) + 1 if E else 0
-        pairs = np.unique(group * num_nodes + dst[order])
-        g, d = pairs // max(num_nodes, 1), pairs % max(num_nodes, 1)
-        rank = np.searchsorted(self._pool, d)
-        hit = rank < len(self._pool)
-        hit &= self._pool[np.minimum(rank, len(self._pool) - 1)] == d
-        self._positives = _Ragged(_indptr(g[hit], G), rank[hit])
+        start = np.flatnonzero(new)
+        G = len(start)
+        rank = np.full(num_nodes, -1, np.int64)
+        inside = self._pool[(self._pool >= 0) & (self._pool < num_nodes)]
+        rank[inside] = np.searchsorted(self._pool, inside)
+
+        # The distinct destinations of each group, ascending. Events are numbered as in `s` from here on
+        by_dst = _stable_order(d, num_nodes)
+        each = by_dst[_stable_order(group[by_dst], G)]
+        once = np.ones(E, bool)
+        once[1:] = (group[each][1:] != group[each][:-1]) | (d[each][1:] != d[each][:-1])
+        each = each[once]
+        r = rank[d[each]]
+        self._positives = _Ragged(_indptr(group[each[r >= 0]], G), r[r >= 0])
         if self.strategy == "random":
             return
         # First event of each (source, destination), by source, in time order: the distinct history at any time is a prefix
-        _, at = np.unique(s * num_nodes + dst[order], return_index=True)
-        is_first = np.zeros(E, bool)
-        is_first[at] = True
-        self._past = dst[order][is_first]
+        pairs = by_dst[_stable_order(s[by_dst], num_nodes)]
+        head = np.ones(E, bool)
+        head[1:] = (s[pairs][1:] != s[pairs][:-1]) | (d[pairs][1:] != d[pairs][:-1])
+        first = np.empty(E, np.int64)
+        first[pairs] = pairs[head][np.cumsum(head) - 1]
+        is_first = first == np.arange(E)
+        self._past = d[is_first]
         before = np.concatenate([[0], np.cumsum(is_first)])
-        row = np.searchsorted(s, s, side="left")
-        start = np.flatnonzero(new)
-        self._past_start = before[row[start]]
+        row = np.flatnonzero(np.concatenate([[True], s[1:] != s[:-1]])[:E])
+        self._past_start = before[row[np.searchsorted(row, start, side="right") - 1]]
         self._past_size = before[start] - self._past_start
-        # Rank of each pair in its source's history, to leave out the positives that are in it
-        source = s[start][g]
-        key = s[is_first] * num_nodes + self._past
-        by_key = np.argsort(key)
-        where = by_key[np.searchsorted(key[by_key], source * num_nodes + d)] - self._past_start[g]
+        # Where in its source's history each positive is, to leave it out
+        g = group[each]
+        where = before[first[each]] - self._past_start[g]
         known = where < self._past_size[g]
         g, where = g[known], where[known]
-        by_rank = np.lexsort((where, g))
-        self._known = _Ragged(_indptr(g, G), where[by_rank])
+        by_place = _stable_order(where, E)
+        by_place = by_place[_stable_order(g[by_place], G)]
+        self._known = _Ragged(_indptr(g, G), where[by_place])
 
     def sample(
         self,
@@ -205,3 +213,13 @@ class NegativeSampler:
 
 def _indptr(sorted_rows: np.ndarray, count: int) -> np.ndarray:
     return np.concatenate([[0], np.cumsum(np.bincount(sorted_rows, minlength=count))]).astype(np.int64)
+
+
+def _stable_order(keys: np.ndarray, bound: int) -> np.ndarray:
+    """`argsort(kind="stable")` of keys in [0, bound): sorting key and position in one word is several times faster."""
+    n = len(keys)
+    if bound * n >= 1 << 63:
+        return np.argsort(keys, kind="stable")
+    packed = keys * n + np.arange(n)
+    packed.sort()
+    return packed % max(n, 1)
