@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class TextFile:
 
     Attributes:
         path: The file.
-        delimiter: One of , tab ; space: the one the header has most of.
+        delimiter: The one of , tab ; that the header has most of, or else a blank.
         header: Names as the file has them, blanks stripped.
         names: Names of the columns as read; `f0, f1, ...` after `ragged`.
     """
@@ -72,17 +73,19 @@ class TextFile:
     def __init__(self, path: Path):
         self.path = path
         head = read_head(path)
-        if not head.strip():
-            raise DataError(path, "the file is empty", "it needs a header and at least one row")
         if b"\0" in head:
             raise DataError(path, "a binary file, not CSV or TSV", "name its format, or convert it to CSV or Parquet")
-        lines = head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").splitlines()
+        # Not splitlines, which knows more line ends than Arrow
+        lines = re.split(r"\r\n|\r|\n", head.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace"))
+        if not any(line.strip() for line in lines):
+            raise DataError(path, "the file is empty", "it needs a header and at least one row")
         start = next(i for i, line in enumerate(lines) if line.strip())
         # pyarrow's skip_rows counts every line, empty ones too
         self.skip = start + 1
         self.rest = [line for line in lines[start + 1 :] if line.strip()]
         line = lines[start]
-        self.delimiter = max(",\t; ", key=line.count)
+        # Blanks only where nothing else divides: they may be part of names
+        self.delimiter = max(",\t;", key=line.count) if re.search("[,\t;]", line) else " "
         self.header = [x.strip() for x in next(csv.reader([line], delimiter=self.delimiter))]
         self.names = list(self.header)
         self.hex = False
@@ -98,9 +101,7 @@ class TextFile:
     def column(self, index: int) -> str:
         return self.header[index] if index < len(self.header) else self.names[index]
 
-    def _read(
-        self, columns: list[str], types: dict[str, Any], threads: bool = True, on_bad_row: Any = None
-    ) -> pa.Table:
+    def _read(self, columns: list[str], types: dict[str, Any], threads: bool = True) -> pa.Table:
         with pa.OSFile(str(self.path), "rb") as raw:
             gz = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
@@ -110,29 +111,23 @@ class TextFile:
                 read_options=pacsv.ReadOptions(
                     column_names=self.names, skip_rows=self.skip, use_threads=threads, block_size=1 << 22
                 ),
-                parse_options=pacsv.ParseOptions(delimiter=self.delimiter, invalid_row_handler=on_bad_row),
+                parse_options=pacsv.ParseOptions(delimiter=self.delimiter),
                 convert_options=pacsv.ConvertOptions(include_columns=columns, column_types=types),
             )
             self.hex = stream.hex
             return table
 
     def _as_text(self, columns: list[str]) -> pa.Table:
-        bad: list[Any] = []
-
-        def on_bad_row(row: Any) -> str:
-            bad.append(row)
-            return "error"
-
         try:
-            table = self._read(columns, {c: pa.binary() for c in columns}, threads=False, on_bad_row=on_bad_row)
+            # One thread alone knows the number of the row. (A handler of bad rows fails where they are not UTF-8.)
+            table = self._read(columns, {c: pa.binary() for c in columns}, threads=False)
         except pa.ArrowInvalid as e:
-            if bad:
-                row = None if bad[0].number is None else bad[0].number - self.skip
+            if bad := re.search(r"(?:Row #(\d+): )?Expected (\d+) columns, got (\d+)", str(e)):
                 raise DataError(
                     self.path,
-                    f"has {bad[0].actual_columns} columns, not {bad[0].expected_columns}",
+                    f"has {bad[3]} columns, not {bad[2]}",
                     "make every row as long as the first (quote a value that holds the delimiter)",
-                    row,
+                    None if bad[1] is None else int(bad[1]) - self.skip,
                 ) from None
             raise DataError(self.path, str(e).split("\n")[0], "check that it is CSV or TSV") from None
         for name in columns:

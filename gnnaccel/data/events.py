@@ -26,6 +26,8 @@ class DataError(ValueError):
     def __init__(self, path: str | Path | None, problem: str, remedy: str | None = None, row: int | None = None):
         self.path = None if path is None else str(path)
         self.row = row
+        # A stray quote makes a value of half the file
+        problem = problem if len(problem) <= 240 else problem[:180] + " ... " + problem[-55:]
         parts = [str(x) for x in (path,) if x is not None] + ([f"row {row}"] if row is not None else [])
         text = ": ".join([*parts, problem]) + (f"; {remedy}" if remedy else "")
         super().__init__(" ".join(text.split()))

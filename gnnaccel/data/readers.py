@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,10 +175,13 @@ def _parquet_table(path: Path, names: dict[str, str], features: Sequence[str] | 
         _check_header(path, header, names, features)
         wanted = [names[k] for k in ("src", "dst", "t", "label") if names[k] in header]
         data = pq.read_table(path, columns=wanted + _feature_names(header, names, features))
-    except (pa.ArrowException, OSError) as e:
-        if isinstance(e, FileNotFoundError):
-            raise DataError(path, "no such file", "check the path") from None
-        raise DataError(path, f"not readable as Parquet ({str(e).splitlines()[0]})", "write the file again") from None
+        for column in data.columns:
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                column.validate(full=True)
+    except FileNotFoundError:
+        raise DataError(path, "no such file", "check the path") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as e:
+        raise DataError(path, f"not readable as Parquet ({e})", "write the file again") from None
     if data.num_rows == 0:
         raise DataError(path, "there are no rows", "it needs at least one event")
     return col.Table(data, path)
@@ -359,25 +361,27 @@ def _load_tensor(path: Path) -> torch.Tensor | None:
 
 def _torch_load(path: Path) -> Any:
     """`torch.load` that runs no code from the file: tensors, containers, and TemporalData where PyG is installed."""
-    allowed: list[Any] = []
     try:
-        from torch_geometric.data import TemporalData
-        from torch_geometric.data.storage import GlobalStorage
-
-        allowed = [TemporalData, GlobalStorage]
-    except ImportError:
-        pass
-    try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, weights_only=True, map_location="cpu")
+        return torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise DataError(path, "no such file", "check the path") from None
     except Exception as e:
-        if "torch_geometric" in str(e):
-            raise DataError(
-                path, "holds PyG objects", "pip install torch_geometric, or save a dict of tensors"
-            ) from None
-        raise DataError(path, "not readable as tensors", "save it with torch.save; pickled code is refused") from None
+        if "torch_geometric" not in str(e):
+            raise _unreadable(path) from None
+    try:
+        from torch_geometric.data import TemporalData
+        from torch_geometric.data.storage import GlobalStorage
+    except ImportError:
+        raise DataError(path, "holds PyG objects", "pip install torch_geometric, or save a dict of tensors") from None
+    try:
+        with torch.serialization.safe_globals([TemporalData, GlobalStorage]):
+            return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception:
+        raise _unreadable(path) from None
+
+
+def _unreadable(path: Path) -> DataError:
+    return DataError(path, "not readable as tensors", "save it with torch.save; pickled code is refused")
 
 
 def _checked_features(path: Path, x: Any) -> Any:
@@ -515,7 +519,8 @@ def _read_npz(path: Path, names: dict[str, str], strict: bool, time_unit: str | 
             arrays = {k: f[k] for k in f.files}
     except FileNotFoundError:
         raise DataError(path, "no such file", "check the path") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:
+        # zipfile and NumPy have an error of their own for every kind of damage
         raise DataError(
             path, f"not readable as npz ({e})", "save it with numpy.savez; object arrays are refused"
         ) from None

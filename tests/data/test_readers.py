@@ -66,6 +66,12 @@ def test_columns_in_any_order_and_by_name(tmp_path: Path) -> None:
     assert read_events(write(tmp_path, GOOD), features=[]).edge_feat is None
 
 
+def test_names_may_hold_blanks(tmp_path: Path) -> None:
+    path = write(tmp_path, "user id no,item id no,time of day\nann lee,x,3\n")
+    e = read_events(path, src="user id no", dst="item id no", t="time of day")
+    assert e.node_ids.tolist() == ["ann lee", "x"]
+
+
 def test_columns_of_words_are_left_out_with_a_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     e = read_events(write(tmp_path, "src,dst,t,note,w\n1,2,3,x,4\n1,2,3,y,5\n"))
     assert e.edge_feat.shape == (2, 1) and "ignored: note" in caplog.text
@@ -321,6 +327,7 @@ H = "src,dst,t\n"
 BAD = [
     ("", "the file is empty"),
     ("\n \n", "the file is empty"),
+    ("\x1c\n\u2028", "the file is empty"),
     (H, "there is a header but no row"),
     ("src,dest,t\n1,2,3\n", r"no column 'dst': did you mean 'dest'\?; rename it or name it \(dst='dst'\)"),
     ("a,b,c\n1,2,3\n", "no column 'src': it has a, b, c"),
@@ -345,7 +352,9 @@ BAD = [
     (H + "1,2,3\n\n1,2,3,4\n", "row 2: has 4 columns, not 3"),
     ("\n\n" + H + "1,2,3\n1,2\n", "row 2: has 2 columns, not 3"),
     (H + 'a,"b,3\n', "e.csv"),
+    (H + '1,2,"3\n' + "1,2,3\n" * 900, r"row 1: the time '3\\n1,2.{160,190} \.\.\. .{40,60} cannot be read; give"),
     (b"src,dst,t\na,b,1\n\xff\xfe,b,2\n", "row 2: column 'src' is not UTF-8"),
+    (b"src,dst,t\na,b,1\n\xff,b\n", "row 2: has 2 columns, not 3"),
     (b"\x00\x01\x02binary", "a binary file"),
     ("src,dst,t,w\n1,2,3,0\n1,2,3,\n", "row 2: feature 'w' is missing or NaN"),
     ("src,dst,t,w\n1,2,3,0\n1,2,3,inf\n", "row 2: feature 'w' is not finite"),
@@ -370,6 +379,11 @@ def test_bad_files(tmp_path: Path) -> None:
     damaged = bytearray(packed)
     damaged[len(packed) // 2] ^= 255
     np.save(tmp_path / "one.npy", np.zeros(3))
+    table = pa.table({"src": ["al", "bob"], "dst": ["x", "y"], "t": [1, 2], "who": [1, 2]})
+    pq.write_table(table, tmp_path / "whole.parquet", compression="none", use_dictionary=False, write_statistics=False)
+    parquet = (tmp_path / "whole.parquet").read_bytes()
+    np.savez(tmp_path / "whole.npz", src=np.arange(99))
+    npz = (tmp_path / "whole.npz").read_bytes()
     objects = tmp_path / "objects.npz"
     np.savez(objects, src=np.array([{}], object))
     cases = [
@@ -385,6 +399,9 @@ def test_bad_files(tmp_path: Path) -> None:
         (write(tmp_path, b"junk", "junk.npz"), "not readable as npz"),
         (write(tmp_path, b"PK\x03\x04junk", "junk2.npz"), "not readable as npz"),
         (write(tmp_path, b"junk", "junk.pt"), "not readable as tensors"),
+        (write(tmp_path, parquet.replace(b"bob", b"b\xffb"), "words.parquet"), "not readable as Parquet .*UTF8"),
+        (write(tmp_path, parquet.replace(b"who", b"w\xffo"), "names.parquet"), "not readable as Parquet .*utf-8"),
+        (write(tmp_path, npz.replace(b"src.npy", b"s" * 7, 1), "swapped.npz"), "not readable as npz .*differ"),
         (tmp_path / "one.npy", "a single array"),
         (objects, "object arrays are refused"),
     ]
