@@ -34,7 +34,7 @@ def _one_line_errors(f: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             f(*args, **kwargs)
-        except (DataError, DownloadError, ValueError) as e:
+        except (DownloadError, OSError, ValueError) as e:
             print(f"error: {e}", file=sys.stderr)
             raise typer.Exit(2) from None
         except KeyboardInterrupt:

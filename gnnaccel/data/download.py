@@ -7,7 +7,9 @@ import fcntl
 import hashlib
 import http.client
 import json
+import logging
 import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -19,6 +21,8 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 __all__ = ["DownloadError", "download", "sha256_of"]
+
+log = logging.getLogger("gnnaccel.data")
 
 _CHUNK = 1 << 18
 
@@ -32,6 +36,7 @@ class _Final(Exception):
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(1 << 20):
@@ -164,11 +169,16 @@ def _fetch(
             elif e.code < 500 and e.code not in (408, 425, 429):
                 raise _Final(f"{url}: {problem}") from None
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as e:
-            problem = str(getattr(e, "reason", None) or e) or type(e).__name__
+            reason = getattr(e, "reason", None) or e
+            problem = str(reason) or type(e).__name__
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise _Final(f"{url}: {problem}") from None
         failed = 1 if f.seek(0, os.SEEK_END) > before else failed + 1
         if failed >= retries:
             raise _Final(f"{url}: {problem} ({retries} tries)") from None
-        time.sleep(backoff * 2 ** (failed - 1))
+        pause = backoff * 2 ** (failed - 1)
+        log.warning("%s: %s; trying again in %.3g s", url, problem, pause)
+        time.sleep(pause)
 
 
 def _attempt(

@@ -115,6 +115,16 @@ def test_info_of_a_file(cache: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2 and "format must be one of" in done.stderr
 
 
+def test_cache_that_cannot_be_listed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    cache.mkdir()
+    monkeypatch.setattr(Path, "iterdir", denied)
+    done = run("list")
+    assert done.exit_code == 2 and done.stderr == f"error: [Errno 13] Permission denied: '{cache}'\n"
+
+
 def test_info_of_other_things(cache: Path) -> None:
     done = run("info", "synthetic:events=300,feat=0")
     assert done.exit_code == 0 and "contiguous" in done.stdout and "300" in done.stdout

@@ -15,6 +15,7 @@ class Server:
         status: Answers instead of the file, one entry for each request.
         ranges: Whether parts are served.
         etag: Sent with every file.
+        hold: Waited for after an answer, its connection open.
         headers: Of the requests so far.
     """
 
@@ -24,6 +25,7 @@ class Server:
         self.status: list[tuple[int, dict[str, str]]] = []
         self.ranges, self.length, self.shift = True, True, 0
         self.etag: str | None = '"one"'
+        self.hold: threading.Event | None = None
         self.headers: list[dict[str, str]] = []
         outer = self
 
@@ -72,6 +74,9 @@ class Server:
         h.end_headers()
         stop = self.cut.pop(0) if self.cut else None
         h.wfile.write(body[start:] if stop is None else body[start : start + stop])
+        if self.hold is not None:
+            h.wfile.flush()
+            self.hold.wait(20)
         h.close_connection = True
 
     def spans(self) -> list[str]:

@@ -4,6 +4,12 @@ import fcntl
 import hashlib
 import io
 import json
+import shutil
+import ssl
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -183,8 +189,6 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 
 def test_no_answer_in_time(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
     monkeypatch.setattr(server, "answer", lambda h: time.sleep(0.3))
     with pytest.raises(DownloadError, match=r"timed out \(1 tries\)"):
         get(server, tmp_path / "f.bin", timeout=0.05, retries=1)
@@ -224,3 +228,47 @@ def test_bar(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("sys.stderr", screen)
     get(server, tmp_path / "f.bin", progress=True)
     assert "f.bin" in screen.getvalue() and "B/s" in screen.getvalue()
+
+
+def test_killed_and_called_again(server: Server, tmp_path: Path) -> None:
+    dest = tmp_path / "f.bin"
+    server.cut, server.hold = [300_000], threading.Event()
+    code = f"from gnnaccel.data.download import download; download({server.url + '/f.bin'!r}, {str(dest)!r})"
+    child = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    part = tmp_path / "f.bin.part"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (part.exists() and part.stat().st_size >= 1 << 18):
+        time.sleep(0.01)
+    child.kill()
+    child.wait()
+    assert not dest.exists() and 0 < part.stat().st_size <= 300_000
+    server.hold.set()
+    server.hold = None
+    get(server, dest, sha256=SHA)
+    assert dest.read_bytes() == BODY and server.spans()[-1].startswith("bytes=") and files(tmp_path) == ["f.bin"]
+
+
+def test_https(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("no openssl to make a certificate with")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    command = (
+        f"{openssl} req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run([*command.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    server.http.socket = context.wrap_socket(server.http.socket, server_side=True)
+    url = f"https://localhost:{server.http.server_port}/f.bin"
+    # A certificate that nobody vouches for is not a matter of trying again
+    with pytest.raises(DownloadError, match=r"certificate verify failed"):
+        download(url, tmp_path / "f.bin", progress=False, backoff=60)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    assert download(url, tmp_path / "f.bin", progress=False) == SHA
+
+
+def test_trying_again_is_told(server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server.status = [(503, {})]
+    get(server, tmp_path / "f.bin")
+    assert "/f.bin: HTTP 503 Service Unavailable; trying again in 0.001 s" in caplog.text
