@@ -2,6 +2,7 @@
 
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
 from gnnaccel.ops.latest_per_node import latest_per_node
+from gnnaccel.ops.memory_update import memory_update
 from gnnaccel.ops.temporal_sample import temporal_sample
 from gnnaccel.ops.time_encode import time_encode
 from gnnaccel.ops.unique_nodes import unique_nodes
@@ -9,6 +10,7 @@ from gnnaccel.ops.unique_nodes import unique_nodes
 __all__ = [
     "gather_rows",
     "latest_per_node",
+    "memory_update",
     "quantize_rows",
     "temporal_sample",
     "time_encode",

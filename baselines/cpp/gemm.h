@@ -1,0 +1,279 @@
+// Matrix products whose bits depend on nothing but the operands of each element.
+//
+// Every element of C is one chain of multiply-adds over k in ascending order, cut at fixed places: whatever the number
+// of threads, the number of rows in the call, or the place of a row among them. Vendor BLAS changes kernels with the
+// shape (MKL: up to 8 rows) and splits long sums between threads.
+//
+// B is packed into column panels [k][nr], so that a panel's slice of kDepth rows stays in the L1 cache. A is read in
+// place through two strides (row-major or transposed). Instruction set chosen at run time;
+// GNNACCEL_SIMD=portable|avx2|avx512 lowers it.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define GNNACCEL_X86 1
+#include <immintrin.h>
+#endif
+
+namespace gnnaccel {
+
+// C = A B, or C = init + A B (init_stride = 0 broadcasts a bias row; init may be C), or C += (A B) with the sum in the
+// parentheses taken first.
+template <class T>
+struct Epilogue {
+  const T* init = nullptr;
+  int64_t init_stride = 0;
+  bool add = false;
+};
+
+// One register tile: C[M, W] from A (element (i, k) at A[i * si + k * sk]) and a packed panel slice B[K][nr].
+template <class T>
+using TileFn = void (*)(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, T* C, int64_t ldc, Epilogue<T> e);
+
+constexpr int kMaxRows = 8, kMaxVectors = 3;
+
+template <class T>
+struct TileSet {
+  int64_t mr, nr, lanes;                // rows and columns of the full tile; columns come in multiples of lanes
+  TileFn<T> fn[kMaxRows][kMaxVectors];  // [rows - 1][columns / lanes - 1]
+  const char* name;
+};
+
+// 16-byte vectors: SSE2, NEON, or whatever the compiler makes of them.
+template <class T, int M, int V>
+void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, T* C, int64_t ldc, Epilogue<T> e) {
+  typedef T Vec __attribute__((vector_size(16)));
+  constexpr int L = 16 / sizeof(T);
+  Vec acc[M][V] = {};
+  if (e.init)
+    for (int i = 0; i < M; ++i) std::memcpy(&acc[i], e.init + i * e.init_stride, sizeof(acc[i]));
+  for (int64_t k = 0; k < K; ++k, A += sk, B += 2 * L) {
+    Vec b[V];
+    std::memcpy(&b, B, sizeof(b));
+    for (int i = 0; i < M; ++i)
+      for (int v = 0; v < V; ++v) acc[i][v] += A[i * si] * b[v];
+  }
+  for (int i = 0; i < M; ++i) {
+    if (e.add)
+      for (int j = 0; j < V * L; ++j) C[i * ldc + j] += acc[i][j / L][j % L];
+    else
+      std::memcpy(C + i * ldc, &acc[i], sizeof(acc[i]));
+  }
+}
+
+#ifdef GNNACCEL_X86
+template <int M, int V>
+__attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
+                                                    float* C, int64_t ldc, Epilogue<float> e) {
+  __m512 acc[M][V];
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v)
+      acc[i][v] = e.init ? _mm512_loadu_ps(e.init + i * e.init_stride + 16 * v) : _mm512_setzero_ps();
+  for (int64_t k = 0; k < K; ++k, A += sk, B += 48) {
+    __m512 b[V];
+    for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(B + 16 * v);
+    for (int i = 0; i < M; ++i) {
+      const __m512 a = _mm512_set1_ps(A[i * si]);
+      for (int v = 0; v < V; ++v) acc[i][v] = _mm512_fmadd_ps(a, b[v], acc[i][v]);
+    }
+  }
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v) {
+      float* c = C + i * ldc + 16 * v;
+      _mm512_storeu_ps(c, e.add ? _mm512_add_ps(_mm512_loadu_ps(c), acc[i][v]) : acc[i][v]);
+    }
+}
+
+template <int M, int V>
+__attribute__((target("avx2,fma"))) void tile_avx2(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
+                                                   float* C, int64_t ldc, Epilogue<float> e) {
+  __m256 acc[M][V];
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v)
+      acc[i][v] = e.init ? _mm256_loadu_ps(e.init + i * e.init_stride + 8 * v) : _mm256_setzero_ps();
+  for (int64_t k = 0; k < K; ++k, A += sk, B += 16) {
+    __m256 b[V];
+    for (int v = 0; v < V; ++v) b[v] = _mm256_loadu_ps(B + 8 * v);
+    for (int i = 0; i < M; ++i) {
+      const __m256 a = _mm256_broadcast_ss(A + i * si);
+      for (int v = 0; v < V; ++v) acc[i][v] = _mm256_fmadd_ps(a, b[v], acc[i][v]);
+    }
+  }
+  for (int i = 0; i < M; ++i)
+    for (int v = 0; v < V; ++v) {
+      float* c = C + i * ldc + 8 * v;
+      _mm256_storeu_ps(c, e.add ? _mm256_add_ps(_mm256_loadu_ps(c), acc[i][v]) : acc[i][v]);
+    }
+}
+#endif
+
+// clang-format off
+#define GNNACCEL_TILES3(f) {{f<1, 1>, f<1, 2>, f<1, 3>}, {f<2, 1>, f<2, 2>, f<2, 3>}, {f<3, 1>, f<3, 2>, f<3, 3>}, \
+  {f<4, 1>, f<4, 2>, f<4, 3>}, {f<5, 1>, f<5, 2>, f<5, 3>}, {f<6, 1>, f<6, 2>, f<6, 3>}, {f<7, 1>, f<7, 2>, f<7, 3>}, \
+  {f<8, 1>, f<8, 2>, f<8, 3>}}
+#define GNNACCEL_TILES2(f) {{f<1, 1>, f<1, 2>}, {f<2, 1>, f<2, 2>}, {f<3, 1>, f<3, 2>}, {f<4, 1>, f<4, 2>}, \
+  {f<5, 1>, f<5, 2>}, {f<6, 1>, f<6, 2>}}
+#define GNNACCEL_TILES_PORTABLE(T) {{tile_portable<T, 1, 1>, tile_portable<T, 1, 2>}, \
+  {tile_portable<T, 2, 1>, tile_portable<T, 2, 2>}, {tile_portable<T, 3, 1>, tile_portable<T, 3, 2>}, \
+  {tile_portable<T, 4, 1>, tile_portable<T, 4, 2>}}
+// clang-format on
+
+template <class T>
+const TileSet<T>& tile_set();
+
+template <>
+inline const TileSet<double>& tile_set<double>() {
+  static const TileSet<double> portable = {4, 4, 2, GNNACCEL_TILES_PORTABLE(double), "portable"};
+  return portable;
+}
+
+template <>
+inline const TileSet<float>& tile_set<float>() {
+  static const TileSet<float> portable = {4, 8, 4, GNNACCEL_TILES_PORTABLE(float), "portable"};
+#ifdef GNNACCEL_X86
+  static const TileSet<float> avx2 = {6, 16, 8, GNNACCEL_TILES2(tile_avx2), "avx2"};
+  static const TileSet<float> avx512 = {8, 48, 16, GNNACCEL_TILES3(tile_avx512), "avx512"};
+  static const TileSet<float>& chosen = []() -> const TileSet<float>& {
+    const char* wish = std::getenv("GNNACCEL_SIMD");
+    const auto capped = [&](const char* level) { return wish != nullptr && std::strcmp(wish, level) == 0; };
+    if (capped("portable")) return portable;
+    if (__builtin_cpu_supports("avx512f") && !capped("avx2")) return avx512;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2 : portable;
+  }();
+  return chosen;
+#else
+  return portable;
+#endif
+}
+
+// Scratch on cache lines, not initialised.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t n) : p_(static_cast<T*>(::operator new(bytes(n), std::align_val_t{64}))) {}
+  ~Scratch() { ::operator delete(p_, std::align_val_t{64}); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  T* get() { return p_; }
+
+ private:
+  static size_t bytes(int64_t n) { return static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(T); }
+  T* p_;
+};
+
+// A [K, N] matrix in panels of nr columns; the last one padded with zeros.
+template <class T>
+struct Packed {
+  const T* data;
+  int64_t K, N;
+  int64_t panel_stride;  // elements between panels, at least K * nr
+};
+
+inline int64_t panels_of(int64_t N, int64_t nr) { return (N + nr - 1) / nr; }
+
+// Panel p of B[K, N] = W^T where W is [N, K] with row stride ldw (a weight as torch's Linear keeps it).
+template <class S, class T>
+void pack_panel_transposed(const S* W, int64_t ldw, int64_t K, int64_t N, int64_t p, int64_t nr, T* out) {
+  const int64_t n0 = p * nr, n = std::min(nr, N - n0);
+  constexpr int64_t kTile = 16;  // of k: whole cache lines of W
+  for (int64_t k0 = 0; k0 < K; k0 += kTile) {
+    const int64_t k1 = std::min(k0 + kTile, K);
+    for (int64_t j = 0; j < n; ++j) {
+      const S* w = W + (n0 + j) * ldw;
+      for (int64_t k = k0; k < k1; ++k) out[k * nr + j] = static_cast<T>(w[k]);
+    }
+    for (int64_t k = k0; k < k1; ++k) std::fill(out + k * nr + n, out + (k + 1) * nr, T(0));
+  }
+}
+
+// Panel p of B[K, N] with row stride ldb.
+template <class S, class T>
+void pack_panel(const S* B, int64_t ldb, int64_t K, int64_t N, int64_t p, int64_t nr, T* out) {
+  const int64_t n0 = p * nr, n = std::min(nr, N - n0);
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t j = 0; j < n; ++j) out[k * nr + j] = static_cast<T>(B[k * ldb + n0 + j]);
+    std::fill(out + k * nr + n, out + (k + 1) * nr, T(0));
+  }
+}
+
+// Owns a [K, N] matrix in panels.
+template <class T>
+class Panels {
+ public:
+  Panels(int64_t K, int64_t N)
+      : K_(K), N_(N), nr_(tile_set<T>().nr), count_(panels_of(N, nr_)), data_(count_ * K * nr_) {}
+  int64_t count() const { return count_; }
+  int64_t nr() const { return nr_; }
+  T* panel(int64_t p) { return data_.get() + p * K_ * nr_; }
+  // The first `depth` rows (all by default).
+  Packed<T> view(int64_t depth = -1) { return {data_.get(), depth < 0 ? K_ : depth, N_, K_ * nr_}; }
+
+  // This panel of W^T, W [N, K]; or of B [K, N].
+  template <class S>
+  void pack_transposed(const S* W, int64_t ldw, int64_t p) {
+    pack_panel_transposed(W, ldw, K_, N_, p, nr_, panel(p));
+  }
+  template <class S>
+  void pack(const S* B, int64_t ldb, int64_t p) {
+    pack_panel(B, ldb, K_, N_, p, nr_, panel(p));
+  }
+  // Row k of all panels from a plain row.
+  void set_row(int64_t k, const T* row) {
+    for (int64_t p = 0; p < count_; ++p) {
+      const int64_t n = std::min(nr_, N_ - p * nr_);
+      T* to = panel(p) + k * nr_;
+      std::copy_n(row + p * nr_, n, to);
+      std::fill(to + n, to + nr_, T(0));
+    }
+  }
+
+ private:
+  int64_t K_, N_, nr_, count_;
+  Scratch<T> data_;
+};
+
+constexpr int64_t kDepth = 128;  // k in an L1-resident panel slice; where `add` sums are cut
+
+// C[m, columns of panels p0..p1) from A[m, K] and B; C and e.init point at column 0 of the whole matrix. One thread.
+template <class T>
+void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>& B, int64_t p0, int64_t p1, T* C,
+                 int64_t ldc, Epilogue<T> e) {
+  const TileSet<T>& tiles = tile_set<T>();
+  const int64_t mr = tiles.mr, nr = tiles.nr;
+  for (int64_t k0 = 0; k0 < B.K || k0 == 0; k0 += kDepth) {
+    const int64_t depth = std::min(kDepth, B.K - k0);
+    if (k0 > 0 && !e.add) e = {C, ldc, false};
+    for (int64_t p = p0; p < p1; ++p) {
+      const int64_t n0 = p * nr, n = std::min(nr, B.N - n0);
+      const int64_t vectors = (n + tiles.lanes - 1) / tiles.lanes;
+      const T* panel = B.data + p * B.panel_stride + k0 * nr;
+      for (int64_t i = 0; i < m; i += mr) {
+        const int64_t rows = std::min(mr, m - i);
+        const TileFn<T> fn = tiles.fn[rows - 1][vectors - 1];
+        const T* a = A + i * si + k0 * sk;
+        T* c = C + i * ldc + n0;
+        Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, e.add};
+        if (n == vectors * tiles.lanes) {
+          fn(depth, a, si, sk, panel, c, ldc, tile_e);
+          continue;
+        }
+        // ragged columns: the same tile on a padded copy
+        alignas(64) T tmp[kMaxRows * 16 * kMaxVectors] = {};
+        const bool reads = tile_e.init != nullptr || e.add;
+        const T* from = e.add ? c : tile_e.init;
+        const int64_t from_stride = e.add ? ldc : e.init_stride;
+        if (reads)
+          for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, n, tmp + r * nr);
+        fn(depth, a, si, sk, panel, tmp, nr, {reads && !e.add ? tmp : nullptr, nr, e.add});
+        for (int64_t r = 0; r < rows; ++r) std::copy_n(tmp + r * nr, n, c + r * ldc);
+      }
+    }
+  }
+}
+
+}  // namespace gnnaccel

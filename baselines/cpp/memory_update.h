@@ -1,0 +1,269 @@
+// Memory of nodes after their mail: x = [mail | cos(dt w + b)], h' = cell(x, h), cell GRU (gates r, z, n) or tanh RNN.
+//
+// Rows are gathered and encoded into a tile that stays in cache, multiplied, and passed through the gates while still
+// there: [U, Dm + T] never exists. Backward rebuilds the same tiles from the tables. Each row's bits depend on that row
+// alone.
+#pragma once
+
+#include "gemm.h"
+#include "time_encode.h"
+
+namespace gnnaccel {
+
+// --- activations
+// ------------------------------------------------------------------------------------------------------
+
+// e^x, relative error about 1e-7 (Cephes expf); written so that compilers vectorise it.
+GNNACCEL_INLINE float exp_fast(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted = x * 1.44269504f + 12582912.0f;  // the sum's low bits are the nearest integer
+  const float n = shifted - 12582912.0f;
+  const float f = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * f + 1.3981999507e-3f;
+  p = p * f + 8.3334519073e-3f;
+  p = p * f + 4.1665795894e-2f;
+  p = p * f + 1.6666665459e-1f;
+  p = p * f + 5.0000001201e-1f;
+  p = p * (f * f) + f + 1.0f;
+  int32_t bits;
+  std::memcpy(&bits, &shifted, sizeof(bits));
+  bits = (bits - 0x4B400000 + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, sizeof(scale));
+  return p * scale;
+}
+
+GNNACCEL_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
+GNNACCEL_INLINE double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+
+GNNACCEL_INLINE float tanh_of(float x) {
+  const float x2 = x * x;
+  float p = -5.70498872745e-3f;  // Cephes tanhf below 0.625, where 1 - 2 / (1 + e^2x) cancels
+  p = p * x2 + 2.06390887954e-2f;
+  p = p * x2 - 5.37397155531e-2f;
+  p = p * x2 + 1.33314422036e-1f;
+  p = p * x2 - 3.33332819422e-1f;
+  const float small = p * x2 * x + x;
+  const float large = std::copysign(1.0f - 2.0f / (1.0f + exp_fast(2.0f * std::fabs(x))), x);
+  return std::fabs(x) < 0.625f ? small : large;
+}
+GNNACCEL_INLINE double tanh_of(double x) { return std::tanh(x); }
+
+// --- cells: one row. Saved for backward: GRU [r | z | n | W_hn h + b_hn], RNN [h']
+// -----------------------------------------
+
+template <class A>
+GNNACCEL_INLINE void gru_row(const A* __restrict gi, const A* __restrict gh, const A* __restrict h, A* __restrict out,
+                             A* __restrict saved, int64_t D) {
+  for (int64_t j = 0; j < D; ++j) {
+    const A r = sigmoid(gi[j] + gh[j]);
+    const A z = sigmoid(gi[D + j] + gh[D + j]);
+    const A hn = gh[2 * D + j];
+    const A n = tanh_of(gi[2 * D + j] + r * hn);
+    out[j] = n + z * (h[j] - n);
+    saved[j] = r;
+    saved[D + j] = z;
+    saved[2 * D + j] = n;
+    saved[3 * D + j] = hn;
+  }
+}
+
+template <class A>
+GNNACCEL_INLINE void rnn_row(const A* __restrict gi, const A* __restrict gh, A* __restrict out, A* __restrict saved,
+                             int64_t D) {
+  for (int64_t j = 0; j < D; ++j) out[j] = saved[j] = tanh_of(gi[j] + gh[j]);
+}
+
+// Gradients: GRU d = [r | z | n | hn] before the activations and dh = the direct part of dL/dh; RNN d = [h'].
+template <class A>
+GNNACCEL_INLINE void gru_grad_row(const A* __restrict g, const A* __restrict saved, const A* __restrict h,
+                                  A* __restrict d, A* __restrict dh, int64_t D) {
+  for (int64_t j = 0; j < D; ++j) {
+    const A r = saved[j], z = saved[D + j], n = saved[2 * D + j], hn = saved[3 * D + j];
+    const A dn = g[j] * (A(1) - z) * (A(1) - n * n);
+    d[j] = dn * hn * r * (A(1) - r);
+    d[D + j] = g[j] * (h[j] - n) * z * (A(1) - z);
+    d[2 * D + j] = dn;
+    d[3 * D + j] = dn * r;
+    dh[j] = g[j] * z;
+  }
+}
+
+template <class A>
+GNNACCEL_INLINE void rnn_grad_row(const A* __restrict g, const A* __restrict saved, A* __restrict d, A* __restrict dh,
+                                  int64_t D) {
+  for (int64_t j = 0; j < D; ++j) {
+    d[j] = g[j] * (A(1) - saved[j] * saved[j]);
+    dh[j] = A(0);
+  }
+}
+
+// n rows with row strides; the clones of float are chosen at run time.
+#define GNNACCEL_CELL_ROWS(ATTR, A)                                                                               \
+  ATTR inline void cell_rows(bool gru, int64_t n, const A* gi, const A* gh, int64_t ldg, const A* h, int64_t ldh, \
+                             A* out, int64_t ldo, A* saved, int64_t lds, int64_t D) {                             \
+    for (int64_t i = 0; i < n; ++i) {                                                                             \
+      if (gru)                                                                                                    \
+        gru_row<A>(gi + i * ldg, gh + i * ldg, h + i * ldh, out + i * ldo, saved + i * lds, D);                   \
+      else                                                                                                        \
+        rnn_row<A>(gi + i * ldg, gh + i * ldg, out + i * ldo, saved + i * lds, D);                                \
+    }                                                                                                             \
+  }                                                                                                               \
+  ATTR inline void cell_grad_rows(bool gru, int64_t n, const A* g, int64_t ldg, const A* saved, int64_t lds,      \
+                                  const A* h, int64_t ldh, A* d, int64_t ldd, A* dh, int64_t ldo, int64_t D) {    \
+    for (int64_t i = 0; i < n; ++i) {                                                                             \
+      if (gru)                                                                                                    \
+        gru_grad_row<A>(g + i * ldg, saved + i * lds, h + i * ldh, d + i * ldd, dh + i * ldo, D);                 \
+      else                                                                                                        \
+        rnn_grad_row<A>(g + i * ldg, saved + i * lds, d + i * ldd, dh + i * ldo, D);                              \
+    }                                                                                                             \
+  }                                                                                                               \
+  ATTR inline void add_columns(const A* rows, int64_t ld, int64_t n, int64_t columns, double* sum) {              \
+    for (int64_t i = 0; i < n; ++i)                                                                               \
+      for (int64_t j = 0; j < columns; ++j) sum[j] += static_cast<double>(rows[i * ld + j]);                      \
+  }
+GNNACCEL_CELL_ROWS(GNNACCEL_CLONES, float)
+GNNACCEL_CELL_ROWS(, double)
+#undef GNNACCEL_CELL_ROWS
+
+// --- rows of the call
+// --------------------------------------------------------------------------------------------------
+
+// S is the dtype of the tensors, A of the arithmetic.
+template <class S, class A>
+struct MemoryInputs {
+  const S* mail;  // [N, Dm], row stride ld_mail
+  const S* memory;
+  int64_t ld_mail, ld_memory;
+  const int64_t* rows;       // [U] or null: row u
+  const double *dt, *w, *b;  // w and b as time_encode_rows wants them
+  int64_t Dm, T, D;
+  bool gru;
+
+  int64_t row(int64_t u) const { return rows ? rows[u] : u; }
+  int64_t gates() const { return gru ? 3 : 1; }
+  int64_t saved_width() const { return gru ? 4 * D : D; }
+  void load_x(int64_t u, A* x) const {
+    const S* m = mail + row(u) * ld_mail;
+    for (int64_t j = 0; j < Dm; ++j) x[j] = static_cast<A>(m[j]);
+    time_encode_rows(dt + u, w, b, x + Dm, 1, T);
+  }
+  void load_h(int64_t u, A* h) const {
+    const S* m = memory + row(u) * ld_memory;
+    for (int64_t j = 0; j < D; ++j) h[j] = static_cast<A>(m[j]);
+  }
+  // The rows after this tile: their addresses are data, which no prefetcher guesses.
+  void prefetch(int64_t u) const {
+    const char* m = reinterpret_cast<const char*>(mail + row(u) * ld_mail);
+    for (int64_t i = 0; i < Dm * int64_t{sizeof(S)}; i += 64) __builtin_prefetch(m + i);
+    const char* h = reinterpret_cast<const char*>(memory + row(u) * ld_memory);
+    for (int64_t i = 0; i < D * int64_t{sizeof(S)}; i += 64) __builtin_prefetch(h + i);
+  }
+};
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+constexpr int64_t kRowTile = 32;     // rows of a tile of x, h and gates; also of a partial sum
+constexpr int64_t kRowBlock = 1024;  // rows whose x and gate gradients are kept for the weight gradients
+
+// Rows [begin, end), at most kRowTile. W_ih^T and W_hh^T packed; biases [G D]; saved may be null.
+template <class S, class A>
+void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, const Packed<A>& w_hh, const A* b_ih,
+                        const A* b_hh, int64_t begin, int64_t end, S* out, A* saved) {
+  const int64_t D = in.D, X = in.Dm + in.T, G = in.gates() * D, n = end - begin;
+  const int64_t ldx = round_up(X, 16), ldh = round_up(D, 16), ldg = round_up(G, 16), lds = in.saved_width();
+  Scratch<A> scratch(kRowTile * (ldx + 2 * ldh + 2 * ldg) + (saved ? 0 : lds));
+  A *x = scratch.get(), *h = x + kRowTile * ldx, *o = h + kRowTile * ldh, *gi = o + kRowTile * ldh,
+    *gh = gi + kRowTile * ldg;
+  for (int64_t i = 0; i < n; ++i) {
+    in.load_x(begin + i, x + i * ldx);
+    in.load_h(begin + i, h + i * ldh);
+  }
+  gemm_panels<A>(n, x, ldx, 1, w_ih, 0, panels_of(G, tile_set<A>().nr), gi, ldg, {b_ih, 0, false});
+  gemm_panels<A>(n, h, ldh, 1, w_hh, 0, panels_of(G, tile_set<A>().nr), gh, ldg, {b_hh, 0, false});
+  // rows nobody asked to save all go to one place
+  A* s = saved ? saved + begin * lds : gh + kRowTile * ldg;
+  cell_rows(in.gru, n, gi, gh, ldg, h, ldh, o, ldh, s, saved ? lds : 0, D);
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j < D; ++j) out[(begin + i) * D + j] = static_cast<S>(o[i * ldh + j]);
+}
+
+// What backward wants, and where it goes. Null: not wanted.
+template <class A>
+struct MemoryGrads {
+  A* x_mail = nullptr;  // [U, Dm]
+  A* h = nullptr;       // [U, D]
+  bool time = false;
+  bool weights = false;
+};
+
+// Gate gradients of rows [begin, end), at most kRowTile, into d (row 0 = row `first` of the call), and what follows
+// from them row by row; x and h go to the panels that the weight gradients multiply. Sums over the rows are added to
+// partial = [d columns | time_w | time_b].
+template <class S, class A>
+void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const A* saved, const Packed<A>& w_mail,
+                             const Packed<A>& w_time, const Packed<A>& w_hh, int64_t first, int64_t begin, int64_t end,
+                             A* d, Panels<A>& xs, Panels<A>& hs, const MemoryGrads<A>& want, double* partial) {
+  const int64_t D = in.D, X = in.Dm + in.T, T = in.T, n = end - begin, width = in.saved_width(), G = in.gates() * D;
+  const int64_t ldx = round_up(X, 16), ldh = round_up(D, 16), nr = tile_set<A>().nr;
+  Scratch<A> scratch(ldx + kRowTile * (3 * ldh + T));
+  A *x = scratch.get(), *h = x + ldx, *g = h + kRowTile * ldh, *dh = g + kRowTile * ldh, *dphi = dh + kRowTile * ldh;
+  A* rows = d + (begin - first) * width;
+  for (int64_t i = 0; i < n; ++i) {
+    in.load_h(begin + i, h + i * ldh);
+    for (int64_t j = 0; j < D; ++j) g[i * ldh + j] = static_cast<A>(grad[(begin + i) * D + j]);
+    if (want.weights) {
+      in.load_x(begin + i, x);
+      xs.set_row(begin - first + i, x);
+      hs.set_row(begin - first + i, h + i * ldh);
+    }
+  }
+  cell_grad_rows(in.gru, n, g, ldh, saved + begin * width, width, h, ldh, rows, width, dh, ldh, D);
+  if (want.weights) add_columns(rows, width, n, width, partial);
+  if (want.time) {
+    gemm_panels<A>(n, rows, width, 1, w_time, 0, panels_of(T, nr), dphi, T, {});
+    time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, partial + width, partial + width + T, n, T);
+  }
+  if (want.x_mail)
+    gemm_panels<A>(n, rows, width, 1, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});
+  if (want.h) {
+    // the n gate's hidden part has its own gradient: its rows of W_hh follow those of r and z
+    const int64_t K = in.gru ? 2 * D : G;
+    A* to = want.h + begin * D;
+    Packed<A> head = w_hh;
+    head.K = K;
+    gemm_panels<A>(n, rows, width, 1, head, 0, panels_of(D, nr), to, D, {dh, ldh, false});
+    if (in.gru) {
+      Packed<A> tail = w_hh;
+      tail.data += K * nr;
+      tail.K = D;
+      gemm_panels<A>(n, rows + 3 * D, width, 1, tail, 0, panels_of(D, nr), to, D, {to, D, false});
+    }
+  }
+}
+
+// Weight gradients of one gate and one panel of [x | h], over `depth` rows: task t of gates * (panels of x and of h).
+template <class A>
+void memory_update_weight_tile(int64_t task, bool gru, int64_t D, int64_t X, const A* d, int64_t depth, Panels<A>& xs,
+                               Panels<A>& hs, A* w_ih, A* w_hh) {
+  const int64_t panels = xs.count() + hs.count(), gate = task / panels, p = task % panels, width = gru ? 4 * D : D;
+  if (p < xs.count())
+    gemm_panels<A>(D, d + gate * D, 1, width, xs.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true});
+  else
+    gemm_panels<A>(D, d + (gate == 2 ? 3 : gate) * D, 1, width, hs.view(depth), p - xs.count(), p - xs.count() + 1,
+                   w_hh + gate * D * D, D, {nullptr, 0, true});
+}
+
+// table[rows[u], c0:c1] += values[u, c0:c1] in ascending u: the caller splits columns, never rows, so no two add at
+// once.
+template <class A>
+void scatter_add_columns(const A* values, const int64_t* rows, int64_t U, int64_t D, int64_t c0, int64_t c1, A* table) {
+  for (int64_t u = 0; u < U; ++u) {
+    A* to = table + rows[u] * D;
+    for (int64_t j = c0; j < c1; ++j) to[j] += values[u * D + j];
+  }
+}
+
+}  // namespace gnnaccel
