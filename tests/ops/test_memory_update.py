@@ -7,11 +7,22 @@ from gnnaccel.baselines.reference.memory_update import memory_update as referenc
 from gnnaccel.ops._library import HAS_CPP
 from tests.harness import BF16, DEVICE, F16, F32, INTERPRET, Case, check_op, threads
 
-FLOATS = ["mail", "memory", "time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"]
+POSITIONAL = ["mail", "dt", "memory", "time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"]
+FLOATS = [name for name in POSITIONAL if name != "dt"]
 
 
 def make(
-    U, Dm, T, D, cell="gru", N=None, rows_dtype=torch.int64, dt_dtype=torch.int64, strided=False, repeat=False, zero=False
+    U,
+    Dm,
+    T,
+    D,
+    cell="gru",
+    N=None,
+    rows_dtype=torch.int64,
+    dt_dtype=torch.int64,
+    strided=False,
+    repeat=False,
+    zero=False,
 ):
     """N None: no `rows`, row u is node u."""
 
@@ -74,11 +85,8 @@ TestMemoryUpdate = check_op(
     grad=FLOATS,
     length=lambda args: args["w_ih"].shape[1] + args["dt"].shape[0],
     tolerance={F32: 32.0, F16: 8.0, BF16: 8.0},
-    overload_args=lambda args: tuple(args[k] if k != "dt" else args["dt"] for k in POSITIONAL)
-    + (args.get("rows"), args["cell"] == "gru", True),
+    overload_args=lambda args: (*(args[k] for k in POSITIONAL), args.get("rows"), args["cell"] == "gru", True),
 )
-POSITIONAL = ["mail", "dt", "memory", "time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"]
-
 cpp_only = pytest.mark.skipif(not HAS_CPP or INTERPRET or DEVICE != "cpu", reason="a promise of the CPU extension")
 
 
@@ -104,7 +112,15 @@ def test_by_hand():
     zero = torch.zeros(3, 2)
     b = torch.tensor([0.0, 0.0, 0.5])
     out = ga.memory_update(
-        torch.ones(1, 1), torch.tensor([4]), torch.tensor([[2.0]]), torch.ones(1), torch.zeros(1), zero, zero[:, :1], b, b
+        torch.ones(1, 1),
+        torch.tensor([4]),
+        torch.tensor([[2.0]]),
+        torch.ones(1),
+        torch.zeros(1),
+        zero,
+        zero[:, :1],
+        b,
+        b,
     )
     torch.testing.assert_close(out, torch.tensor([[0.5 * torch.tanh(torch.tensor(0.75)).item() + 0.5 * 2.0]]))
 
