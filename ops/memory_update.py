@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
-from gnnaccel.ops._linear import padded_linear
+from gnnaccel.ops._linear import blocked_product, padded_linear
 
 # `saved` is what backward needs of the gates, [U, 4 D] (r, z, n, W_hn h + b_hn) or [U, D] (rnn), in the accumulation dtype
 define(
@@ -169,7 +169,7 @@ def _composite_backward(
         out[2] = (d_angle * dt.to(torch.float64).unsqueeze(-1)).sum(0).to(time_w.dtype)
         out[3] = d_angle.sum(0).to(time_b.dtype)
     if grad_weights:
-        out[4:] = [(di.T @ x).to(w_ih.dtype), (dh.T @ h).to(w_hh.dtype), di.sum(0), dh.sum(0)]
+        out[4:] = [blocked_product(di, x).to(w_ih.dtype), blocked_product(dh, h).to(w_hh.dtype), di.sum(0), dh.sum(0)]
         # rnn: both biases have one gradient, but outputs must not share memory
         out[6:] = [out[6].to(w_ih.dtype), out[7].to(w_hh.dtype)]
     return out[0], out[1], out[2], out[3], out[4], out[5], out[6], out[7]
@@ -294,8 +294,8 @@ def memory_update(
 
     Gradients: all floating arguments but `dt`, once. Gradients of rows that repeat are added in the order of the call.
 
-    Determinism: bitwise reproducible, for any number of threads. On CPU with the extension a row's bits also do not depend on
-    the other rows of the call: not on their values, number or order.
+    Determinism: bitwise reproducible. On CPU with the extension no bit depends on the number of threads, and a row's bits not
+    on the other rows of the call: neither on their values nor on their number or order.
 
     Raises:
         TypeError: An argument has an unsupported dtype, or not the dtype of `memory`.
