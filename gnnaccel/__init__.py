@@ -5,7 +5,15 @@ Importing needs neither a GPU nor Triton nor CuPy: those load on the first call 
 """
 
 from gnnaccel.graph import Block, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
-from gnnaccel.ops import gather_rows, latest_per_node, memory_update, quantize_rows, time_encode, unique_nodes
+from gnnaccel.ops import (
+    gather_rows,
+    latest_per_node,
+    memory_update,
+    quantize_rows,
+    temporal_attention,
+    time_encode,
+    unique_nodes,
+)
 
 __version__ = "0.1.0"
 
@@ -18,6 +26,7 @@ __all__ = [
     "latest_per_node",
     "memory_update",
     "quantize_rows",
+    "temporal_attention",
     "temporal_sample",
     "temporal_sample_hops",
     "time_encode",

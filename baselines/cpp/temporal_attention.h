@@ -1,0 +1,314 @@
+// Temporal attention with absorbed projections, one root at a time. A root's K neighbour rows [node | edge | cos(dt w +
+// b)] are gathered once into a scratch of K padded rows that stays in the first-level cache; what follows (logits,
+// softmax, weighted sum, and the same backwards) are dense products on that scratch. Nothing of size [R, K, F] exists.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "simd.h"
+
+namespace gnnaccel {
+
+template <class A>
+struct vec;
+template <>
+struct vec<float> {
+  typedef float type __attribute__((vector_size(64)));
+};
+template <>
+struct vec<double> {
+  typedef double type __attribute__((vector_size(64)));
+};
+template <class A>
+using vec_t = typename vec<A>::type;
+template <class A>
+constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(A));
+
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// --- dropout
+// ----------------------------------------------------------------------------------------------------------------
+
+// Philox4x32-10 (Salmon et al., SC 2011). Key = seed, counter = (root low, head, slot / 4, root high); slot % 4 is the
+// word.
+struct AttentionDropout {
+  uint32_t key0, key1, threshold;  // of 2^24
+  double keep_scale;
+
+  GNNACCEL_INLINE bool active() const { return threshold > 0; }
+
+  GNNACCEL_INLINE void words(int64_t root, int64_t head, int64_t block, uint32_t* out) const {
+    uint32_t c0 = static_cast<uint32_t>(root), c1 = static_cast<uint32_t>(head), c2 = static_cast<uint32_t>(block),
+             c3 = static_cast<uint32_t>(static_cast<uint64_t>(root) >> 32), k0 = key0, k1 = key1;
+    for (int round = 0; round < 10; ++round) {
+      const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0, p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
+      c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+      c1 = static_cast<uint32_t>(p1);
+      c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+      c3 = static_cast<uint32_t>(p0);
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+  }
+
+  // mask[k] = 0 or 1 / (1 - rate)
+  template <class A>
+  GNNACCEL_INLINE void mask(int64_t root, int64_t head, int64_t n, A* out) const {
+    for (int64_t block = 0; block * 4 < n; ++block) {
+      uint32_t word[4];
+      words(root, head, block, word);
+      for (int64_t k = block * 4; k < std::min(n, block * 4 + 4); ++k)
+        out[k] = (word[k % 4] >> 8) >= threshold ? static_cast<A>(keep_scale) : A{0};
+    }
+  }
+};
+
+// --- dense products on the scratch
+// -------------------------------------------------------------------------------------------- x: rows of `width` (a
+// multiple of the lanes, 64-byte aligned, zero beyond F).
+
+template <int N, int M, class A>
+GNNACCEL_INLINE void dot_block(const A* x, const A* q, A* out, int64_t out_stride, int64_t width) {
+  using V = vec_t<A>;
+  V acc[N][M] = {};
+  for (int64_t f = 0; f < width; f += kLanes<A>) {
+    for (int j = 0; j < M; ++j) {
+      const V b = *reinterpret_cast<const V*>(q + j * width + f);
+      for (int i = 0; i < N; ++i) acc[i][j] += *reinterpret_cast<const V*>(x + i * width + f) * b;
+    }
+  }
+  for (int i = 0; i < N; ++i)
+    for (int j = 0; j < M; ++j) {
+      A s[kLanes<A>];
+      *reinterpret_cast<V*>(s) = acc[i][j];
+      for (int64_t half = kLanes<A> / 2; half > 0; half /= 2)
+        for (int64_t l = 0; l < half; ++l) s[l] += s[l + half];
+      out[j * out_stride + i] = s[0];
+    }
+}
+
+// out[j, i] = x_i . q_j for n rows x and m rows q.
+template <class A>
+GNNACCEL_INLINE void dot_rows(const A* x, const A* q, A* out, int64_t out_stride, int64_t n, int64_t m, int64_t width) {
+  int64_t j = 0;
+  for (; j + 2 <= m; j += 2) {
+    const A* qj = q + j * width;
+    A* o = out + j * out_stride;
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) dot_block<4, 2>(x + i * width, qj, o + i, out_stride, width);
+    for (; i < n; ++i) dot_block<1, 2>(x + i * width, qj, o + i, out_stride, width);
+  }
+  for (; j < m; ++j)
+    for (int64_t i = 0; i < n; ++i)
+      dot_block<1, 1>(x + i * width, q + j * width, out + j * out_stride + i, out_stride, width);
+}
+
+template <int M, int B, class A>
+GNNACCEL_INLINE void mix_block(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t width) {
+  using V = vec_t<A>;
+  V acc[M][B] = {};
+  for (int64_t i = 0; i < n; ++i)
+    for (int b = 0; b < B; ++b) {
+      const V row = *reinterpret_cast<const V*>(x + i * width + b * kLanes<A>);
+      for (int j = 0; j < M; ++j) acc[j][b] += row * p[j * p_stride + i];
+    }
+  for (int j = 0; j < M; ++j)
+    for (int b = 0; b < B; ++b) *reinterpret_cast<V*>(out + j * width + b * kLanes<A>) = acc[j][b];
+}
+
+template <int M, class A>
+GNNACCEL_INLINE void mix_heads(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t width) {
+  int64_t f = 0;
+  for (; f + 4 * kLanes<A> <= width; f += 4 * kLanes<A>) mix_block<M, 4>(x + f, p, out + f, p_stride, n, width);
+  for (; f < width; f += kLanes<A>) mix_block<M, 1>(x + f, p, out + f, p_stride, n, width);
+}
+
+// out[j, :] = sum_i p[j, i] x_i.
+template <class A>
+GNNACCEL_INLINE void mix_rows(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t m, int64_t width) {
+  int64_t j = 0;
+  for (; j + 2 <= m; j += 2) mix_heads<2>(x, p + j * p_stride, out + j * width, p_stride, n, width);
+  if (j < m) mix_heads<1>(x, p + j * p_stride, out + j * width, p_stride, n, width);
+}
+
+// --- time
+// ---------------------------------------------------------------------------------------------------------------------
+
+// w and b in turns for float, in radians for double.
+GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, float* out, int64_t T) {
+  for (int64_t j = 0; j < T; ++j) out[j] = cos_turns(static_cast<float>(reduce_turns(dt * w[j] + b[j])));
+}
+GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, double* out, int64_t T) {
+  for (int64_t j = 0; j < T; ++j) out[j] = std::cos(dt * w[j] + b[j]);
+}
+GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, float* out, float* sine, int64_t T) {
+  for (int64_t j = 0; j < T; ++j) {
+    const float turns = static_cast<float>(reduce_turns(dt * w[j] + b[j]));
+    out[j] = cos_turns(turns);
+    sine[j] = sin_turns(turns);
+  }
+}
+GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, double* out, double* sine, int64_t T) {
+  for (int64_t j = 0; j < T; ++j) {
+    out[j] = std::cos(dt * w[j] + b[j]);
+    sine[j] = std::sin(dt * w[j] + b[j]);
+  }
+}
+
+// --- one root
+// -----------------------------------------------------------------------------------------------------------------
+
+template <class A>
+struct AttentionShape {
+  int64_t K, H, Dn, De, T, F, width, slots;  // width: F padded; slots: K padded
+  A scale, slope;
+  const double *w, *b;
+  AttentionDropout dropout;
+};
+
+// One thread's working memory. Rows are padded and zero beyond F; per-slot arrays are [H, slots].
+template <class A>
+struct AttentionScratch {
+  A *x, *sine;                   // [K, width], [K, T padded]
+  A *q, *dz, *z;                 // [H, width]; z is the output: z, or du in the backward pass
+  A *p, *e, *logit, *mask;       // [H, slots]
+  A *c, *s, *ds, *dc;            // [H]
+  double *dt, *grad_w, *grad_b;  // [K], [T], [T]
+
+  explicit AttentionScratch(const AttentionShape<A>& a) {
+    const int64_t row = a.H * a.width, slot = a.H * a.slots, head = round_up(a.H, kLanes<A>);
+    const int64_t wave = round_up(a.T, kLanes<A>);
+    const int64_t n = a.K * (a.width + wave) + 3 * row + 4 * slot + 4 * head;
+    const int64_t bytes = n * static_cast<int64_t>(sizeof(A)) + (a.slots + 2 * wave) * 8 + 64;
+    memory_.reset(new char[static_cast<size_t>(bytes)]());
+    char* base = memory_.get() + (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
+    A* next = reinterpret_cast<A*>(base);
+    const auto take = [&next](int64_t size) { return (next += size) - size; };
+    x = take(a.K * a.width), sine = take(a.K * wave);
+    q = take(row), dz = take(row), z = take(row);
+    p = take(slot), e = take(slot), logit = take(slot), mask = take(slot);
+    c = take(head), s = take(head), ds = take(head), dc = take(head);
+    dt = reinterpret_cast<double*>(next), grad_w = dt + a.slots, grad_b = grad_w + wave;
+  }
+
+ private:
+  std::unique_ptr<char[]> memory_;
+};
+
+// p from n logits u . x + c.
+template <class A>
+GNNACCEL_INLINE void softmax(const AttentionShape<A>& a, const A* logit, A* p, int64_t n) {
+  A top = -std::numeric_limits<A>::infinity(), sum = 0;
+  for (int64_t k = 0; k < n; ++k) {
+    const A v = a.scale * logit[k];
+    p[k] = v > 0 ? v : a.slope * v;
+    top = std::max(top, p[k]);
+  }
+  for (int64_t k = 0; k < n; ++k) sum += p[k] = std::exp(p[k] - top);
+  const A inverse = 1 / sum;
+  for (int64_t k = 0; k < n; ++k) p[k] *= inverse;
+}
+
+// Needs x (node and edge parts), dt, q = u, c; leaves z, s, logit.
+template <class A>
+GNNACCEL_INLINE void attend(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, int64_t n) {
+  for (int64_t k = 0; k < n; ++k) encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + a.Dn + a.De, a.T);
+  dot_rows(m.x, m.q, m.logit, a.slots, n, a.H, a.width);
+  for (int64_t h = 0; h < a.H; ++h) {
+    A *p = m.p + h * a.slots, *logit = m.logit + h * a.slots;
+    for (int64_t k = 0; k < n; ++k) logit[k] += m.c[h];
+    softmax(a, logit, p, n);
+    if (a.dropout.active()) {
+      a.dropout.mask(root, h, n, m.mask);
+      for (int64_t k = 0; k < n; ++k) p[k] *= m.mask[k];
+    }
+    m.s[h] = 0;
+    for (int64_t k = 0; k < n; ++k) m.s[h] += p[k];
+  }
+  mix_rows(m.x, m.p, m.z, a.slots, n, a.H, a.width);
+}
+
+// Needs x, dt, q = u, logit, dz, ds; leaves z = du, dc, and p (after dropout) and e (of the logits) such that
+// dx_k = sum_h p_hk dz_h + e_hk u_h. Adds to grad_w and grad_b.
+template <class A>
+GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, int64_t n) {
+  const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, kLanes<A>);
+  for (int64_t k = 0; k < n; ++k) encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + t0, m.sine + k * wave, a.T);
+  dot_rows(m.x, m.dz, m.e, a.slots, n, a.H, a.width);
+  for (int64_t h = 0; h < a.H; ++h) {
+    A *p = m.p + h * a.slots, *e = m.e + h * a.slots;
+    const A* logit = m.logit + h * a.slots;
+    softmax(a, logit, p, n);
+    if (a.dropout.active()) {
+      a.dropout.mask(root, h, n, m.mask);
+    } else {
+      std::fill_n(m.mask, n, A{1});
+    }
+    A mean = 0, sum = 0;
+    for (int64_t k = 0; k < n; ++k) {
+      e[k] = (e[k] + m.ds[h]) * m.mask[k];
+      mean += p[k] * e[k];
+    }
+    for (int64_t k = 0; k < n; ++k) {
+      e[k] = p[k] * (e[k] - mean) * a.scale * (a.scale * logit[k] > 0 ? A{1} : a.slope);
+      p[k] *= m.mask[k];
+      sum += e[k];
+    }
+    m.dc[h] = sum;
+  }
+  mix_rows(m.x, m.e, m.z, a.slots, n, a.H, a.width);
+  for (int64_t k = 0; k < n; ++k)
+    for (int64_t j = 0; j < a.T; ++j) {
+      A g = 0;
+      for (int64_t h = 0; h < a.H; ++h) {
+        const int64_t at = h * a.width + t0 + j;
+        g += m.p[h * a.slots + k] * m.dz[at] + m.e[h * a.slots + k] * m.q[at];
+      }
+      const double d = -static_cast<double>(m.sine[k * wave + j] * g);
+      m.grad_b[j] += d;
+      m.grad_w[j] += d * m.dt[k];
+    }
+}
+
+// table[row_k, :] += sum_j weight[j, k] source_j for the n neighbours whose row is in [first, last): one root's share
+// of the gradient of some columns of a table. source [m, columns], weight [m, K].
+template <class A>
+GNNACCEL_INLINE void scatter(A* table, int64_t stride, const int64_t* row, int64_t n, const A* source, const A* weight,
+                             int64_t K, int64_t m, int64_t columns) {
+  for (int64_t k = 0; k < n; ++k) {
+    A* out = table + row[k] * stride;
+    int64_t i = 0;
+    for (; i + 4 <= m; i += 4) {
+      const A *s0 = source + i * columns, *s1 = s0 + columns, *s2 = s1 + columns, *s3 = s2 + columns;
+      const A *w = weight + i * K + k, w0 = w[0], w1 = w[K], w2 = w[2 * K], w3 = w[3 * K];
+      for (int64_t j = 0; j < columns; ++j) out[j] += (w0 * s0[j] + w1 * s1[j]) + (w2 * s2[j] + w3 * s3[j]);
+    }
+    for (; i < m; ++i)
+      for (int64_t j = 0; j < columns; ++j) out[j] += weight[i * K + k] * source[i * columns + j];
+  }
+}
+
+// --- run-time dispatch
+// ---------------------------------------------------------------------------------------------------------
+
+#define GNNACCEL_ATTENTION(A)                                                                                        \
+  GNNACCEL_CLONES inline void attend_root(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root,          \
+                                          int64_t n) {                                                               \
+    attend(a, m, root, n);                                                                                           \
+  }                                                                                                                  \
+  GNNACCEL_CLONES inline void attend_root_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, \
+                                                   int64_t n) {                                                      \
+    attend_backward(a, m, root, n);                                                                                  \
+  }                                                                                                                  \
+  GNNACCEL_CLONES inline void scatter_root(A* table, int64_t stride, const int64_t* row, int64_t n, const A* source, \
+                                           const A* weight, int64_t K, int64_t m, int64_t columns) {                 \
+    scatter(table, stride, row, n, source, weight, K, m, columns);                                                   \
+  }
+GNNACCEL_ATTENTION(float)
+GNNACCEL_ATTENTION(double)
+#undef GNNACCEL_ATTENTION
+
+}  // namespace gnnaccel
