@@ -87,8 +87,8 @@ def as_schema(args):
     return (*[v for k, v in args.items() if k not in options], *options.values())
 
 
-# gradients add up one term a neighbour, each a product of two dot products of length F; those of time_w weigh it by dt. Without
-# activation and dropout the gradient of c is zero, and what is left is the rounding of terms of order one: hence 4096 in float64
+# gradients add up one term a neighbour, each a product of two dot products of length F; those of time_w weigh it by dt.
+# Without activation the gradient of c is zero, and what is left is the rounding of terms of order one: 4096 in float64
 TestTemporalAttention = check_op(
     op=ga.temporal_attention,
     reference=reference,
@@ -162,7 +162,9 @@ def test_equals_the_projected_form(activation, dropout, edges):
 
     h = leaf(R, Dq)
     weights = {"wq": leaf(H * d, Dq), "wk": leaf(H * d, F), "bk": leaf(H * d), "wv": leaf(H * d, F), "bv": leaf(H * d)}
-    tables = {k: args[k].requires_grad_() for k in ("node_table", "edge_table", "time_w", "time_b") if args[k] is not None}
+    tables = {
+        k: args[k].requires_grad_() for k in ("node_table", "edge_table", "time_w", "time_b") if args[k] is not None
+    }
     block = {k: args[k] for k in ("nbr_row", "edge_row", "dt", "count")}
     q = (h @ weights["wq"].T).view(R, H, d)
     seed = 11
@@ -227,8 +229,8 @@ def test_half_edge_table_with_float_rows():
     args = {k: v.float() if k in NAMES else v for k, v in case(dims=(3, 8, 4)).items()}
     half = args["edge_table"].half().requires_grad_()
     full = half.detach().float().requires_grad_()
-    z, s = call(args, edge_table=half)
-    z2, s2 = call(args, edge_table=full)
+    z, _ = call(args, edge_table=half)
+    z2, _ = call(args, edge_table=full)
     torch.testing.assert_close(z, z2)
     (g,), (g2,) = (torch.autograd.grad(z.sum(), half), torch.autograd.grad(z2.sum(), full))
     assert g.dtype == torch.float16
@@ -273,9 +275,7 @@ def test_interpreted_atomics_agree():
     args = {k: v.requires_grad_() if k in NAMES else v for k, v in case(R=4, K=3, hub=True).items()}
     leaves = [args[k] for k in NAMES]
     with served_by("CUDA"):
-        grads = [
-            torch.autograd.grad(call(args, deterministic=d)[0].sin().sum(), leaves) for d in (True, False)
-        ]
+        grads = [torch.autograd.grad(call(args, deterministic=d)[0].sin().sum(), leaves) for d in (True, False)]
     for a, b in zip(*grads, strict=True):
         torch.testing.assert_close(a, b)
 
