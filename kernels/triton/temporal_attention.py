@@ -1,0 +1,615 @@
+"""Temporal attention with absorbed projections: one program a root, rows gathered from the tables into registers.
+
+Tiles are [BLOCK_K neighbours, BLOCK_H heads, columns]; the three parts of a row (node, edge, time) are separate tiles, so each
+is loaded with its own alignment and none is padded to the sum of the three.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
+
+
+@triton.jit
+def _part(base, stride, o_h, o_d, m_h, n, ACC: tl.constexpr):
+    """A [BLOCK_H, BLOCK_D] part of a [H, F] row."""
+    return tl.load(base + o_h[:, None] * stride + o_d[None, :], mask=m_h[:, None] & (o_d < n)[None, :], other=0.0).to(
+        ACC
+    )
+
+
+@triton.jit
+def _put(base, stride, o_h, o_d, m_h, n, value):
+    tl.store(
+        base + o_h[:, None] * stride + o_d[None, :],
+        value.to(base.dtype.element_ty),
+        mask=m_h[:, None] & (o_d < n)[None, :],
+    )
+
+
+@triton.jit
+def _gather(table, rows, o_k, m_k, o_d, n, ACC: tl.constexpr):
+    """Rows [BLOCK_K, BLOCK_D] of a table, zero in padded slots, and their row numbers."""
+    b_row = tl.load(rows + o_k, mask=m_k, other=0).to(tl.int64)
+    m = m_k[:, None] & (o_d < n)[None, :]
+    return tl.load(table + b_row[:, None] * n + o_d[None, :], mask=m, other=0.0).to(ACC), b_row
+
+
+@triton.jit
+def _dot(x, q):
+    """[BLOCK_K, BLOCK_D] and [BLOCK_H, BLOCK_D] to [BLOCK_K, BLOCK_H]."""
+    return tl.sum(x[:, None, :] * q[None, :, :], axis=2)
+
+
+@triton.jit
+def _mix(p, x):
+    """[BLOCK_K, BLOCK_H] and [BLOCK_K, BLOCK_D] to [BLOCK_H, BLOCK_D]."""
+    return tl.sum(p[:, :, None] * x[:, None, :], axis=0)
+
+
+@triton.jit
+def _back(p, q, e, u):
+    """dx [BLOCK_K, BLOCK_D]: what each neighbour's row gets from all heads."""
+    return tl.sum(p[:, :, None] * q[None, :, :] + e[:, :, None] * u[None, :, :], axis=1)
+
+
+@triton.jit
+def _keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h, ACC: tl.constexpr):
+    """Dropout factors [BLOCK_K, BLOCK_H]; Philox4x32-10 with counter (root, head, slot // 4) as in baselines/cpp."""
+    zero = o_k[:, None] * 0 + o_h[None, :] * 0
+    low = (i_r & 0x7FFFFFFF).to(tl.int32)
+    low = tl.where((i_r >> 31) & 1 != 0, low | -2147483648, low)
+    w0, w1, w2, w3 = tl.philox(
+        seed, zero + low, zero + o_h[None, :], zero + (o_k // 4)[:, None], zero + (i_r >> 32).to(tl.int32)
+    )
+    word = (zero + o_k[:, None]) % 4
+    b = tl.where(word == 0, w0, tl.where(word == 1, w1, tl.where(word == 2, w2, w3)))
+    return tl.where((b >> 8).to(tl.int32) >= THRESHOLD, tl.full([], KEEP_SCALE, ACC), tl.full([], 0.0, ACC))
+
+
+@triton.jit(do_not_specialize=["seed"])
+def temporal_attention_fwd_kernel(
+    u,
+    c,
+    node_table,
+    edge_table,
+    nbr_row,
+    edge_row,
+    dt,
+    count,
+    time_w,
+    time_b,
+    z,
+    s,
+    logit,
+    stride_ur,
+    stride_uh,
+    K,
+    H,
+    Dn,
+    De,
+    T,
+    seed,
+    SCALE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
+    ACC: tl.constexpr,
+    HAS_EDGE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    i_r = tl.program_id(0).to(tl.int64)
+    n = tl.load(count + i_r)
+    F = Dn + De + T
+    o_h, o_n, o_e, o_t = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
+    m_h = o_h < H
+    p_u, p_z = u + i_r * stride_ur, z + i_r * H * F
+    b_un = _part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
+    b_ut = _part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
+    b_c = tl.load(c + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
+    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_zn = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
+    b_zt = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
+    if HAS_EDGE:
+        b_ue = _part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
+        b_ze = tl.zeros([BLOCK_H, BLOCK_E], dtype=ACC)
+    b_max = tl.full([BLOCK_H], float("-inf"), dtype=ACC)
+    b_sum = tl.zeros([BLOCK_H], dtype=ACC)
+    b_s = tl.zeros([BLOCK_H], dtype=ACC)
+    for k in range(0, n, BLOCK_K):
+        o_k = k + tl.arange(0, BLOCK_K)
+        m_k = o_k < n
+        b_xn, _ = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
+        b_dt = tl.load(dt + i_r * K + o_k, mask=m_k, other=0).to(tl.float64)
+        b_xt = cos_turns(turns(b_dt[:, None], b_w[None, :], b_b[None, :]), ACC)
+        b_l = _dot(b_xn, b_un) + _dot(b_xt, b_ut) + b_c[None, :]
+        if HAS_EDGE:
+            b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
+            b_l += _dot(b_xe, b_ue)
+        tl.store(logit + (i_r * H + o_h[None, :]) * K + o_k[:, None], b_l, mask=m_k[:, None] & m_h[None, :])
+        b_v = SCALE * b_l
+        b_v = tl.where(b_v > 0, b_v, SLOPE * b_v)
+        b_v = tl.where(m_k[:, None], b_v, float("-inf"))
+        # online softmax: rescale what was summed under the smaller maximum
+        b_top = tl.maximum(b_max, tl.max(b_v, axis=0))
+        b_fade = tl.exp(b_max - b_top)
+        b_p = tl.exp(b_v - b_top[None, :])
+        b_max = b_top
+        b_sum = b_sum * b_fade + tl.sum(b_p, axis=0)
+        if DROPOUT:
+            b_p *= _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+        b_s = b_s * b_fade + tl.sum(b_p, axis=0)
+        b_zn = b_zn * b_fade[:, None] + _mix(b_p, b_xn)
+        b_zt = b_zt * b_fade[:, None] + _mix(b_p, b_xt)
+        if HAS_EDGE:
+            b_ze = b_ze * b_fade[:, None] + _mix(b_p, b_xe)
+    b_inv = tl.where(b_sum > 0, 1.0 / tl.where(b_sum > 0, b_sum, 1.0), 0.0)
+    _put(p_z, F, o_h, o_n, m_h, Dn, b_zn * b_inv[:, None])
+    _put(p_z + Dn + De, F, o_h, o_t, m_h, T, b_zt * b_inv[:, None])
+    if HAS_EDGE:
+        _put(p_z + Dn, F, o_h, o_e, m_h, De, b_ze * b_inv[:, None])
+    tl.store(s + i_r * H + o_h, (b_s * b_inv).to(s.dtype.element_ty), mask=m_h)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def temporal_attention_bwd_kernel(
+    dz,
+    ds,
+    u,
+    node_table,
+    edge_table,
+    nbr_row,
+    edge_row,
+    dt,
+    count,
+    time_w,
+    time_b,
+    z,
+    s,
+    logit,
+    du,
+    dc,
+    d_node,
+    d_edge,
+    weight,
+    partial_w,
+    partial_b,
+    stride_ur,
+    stride_uh,
+    stride_gr,
+    stride_gh,
+    R,
+    K,
+    H,
+    Dn,
+    De,
+    T,
+    seed,
+    SCALE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
+    ACC: tl.constexpr,
+    HAS_EDGE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    STORE_WEIGHT: tl.constexpr,
+    ATOMIC_NODE: tl.constexpr,
+    ATOMIC_EDGE: tl.constexpr,
+    ROOTS: tl.constexpr,
+    BLOCK_KP: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+):
+    i_p = tl.program_id(0).to(tl.int64)
+    F = Dn + De + T
+    o_h, o_n, o_e, o_t = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
+    o_a = tl.arange(0, BLOCK_KP)
+    m_h = o_h < H
+    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_dw = tl.zeros([BLOCK_T], dtype=tl.float64)
+    b_db = tl.zeros([BLOCK_T], dtype=tl.float64)
+    for i in range(0, tl.minimum(ROOTS, R - i_p * ROOTS)):
+        i_r = i_p * ROOTS + i
+        n = tl.load(count + i_r)
+        p_u, p_g, p_z, p_d = u + i_r * stride_ur, dz + i_r * stride_gr, z + i_r * H * F, du + i_r * H * F
+        b_un = _part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
+        b_ut = _part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
+        b_gn = _part(p_g, stride_gh, o_h, o_n, m_h, Dn, ACC)
+        b_gt = _part(p_g + Dn + De, stride_gh, o_h, o_t, m_h, T, ACC)
+        b_ds = tl.load(ds + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
+        # sum_k p_k dp_k, the mean that the softmax's gradient subtracts, is dz . z + ds s
+        b_mean = b_ds * tl.load(s + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
+        b_mean += tl.sum(b_gn * _part(p_z, F, o_h, o_n, m_h, Dn, ACC), axis=1)
+        b_mean += tl.sum(b_gt * _part(p_z + Dn + De, F, o_h, o_t, m_h, T, ACC), axis=1)
+        b_dun = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
+        b_dut = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
+        b_dc = tl.zeros([BLOCK_H], dtype=ACC)
+        if HAS_EDGE:
+            b_ue = _part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
+            b_ge = _part(p_g + Dn, stride_gh, o_h, o_e, m_h, De, ACC)
+            b_mean += tl.sum(b_ge * _part(p_z + Dn, F, o_h, o_e, m_h, De, ACC), axis=1)
+            b_due = tl.zeros([BLOCK_H, BLOCK_E], dtype=ACC)
+        p_l = logit + i_r * H * K
+        # [BLOCK_KP, BLOCK_H]: all logits of the root, for the normaliser
+        b_all = SCALE * tl.load(
+            p_l + o_h[None, :] * K + o_a[:, None], mask=(o_a < n)[:, None] & m_h[None, :], other=0.0
+        )
+        b_all = tl.where((o_a < n)[:, None], tl.where(b_all > 0, b_all, SLOPE * b_all), float("-inf"))
+        b_top = tl.where(n > 0, tl.max(b_all, axis=0), 0.0)
+        b_sum = tl.where(n > 0, tl.sum(tl.exp(b_all - b_top[None, :]), axis=0), 1.0)
+        for k in range(0, n, BLOCK_K):
+            o_k = k + tl.arange(0, BLOCK_K)
+            m_k = o_k < n
+            b_xn, b_nrow = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
+            b_dt = tl.load(dt + i_r * K + o_k, mask=m_k, other=0).to(tl.float64)
+            b_turns = turns(b_dt[:, None], b_w[None, :], b_b[None, :])
+            b_xt = cos_turns(b_turns, ACC)
+            b_dp = _dot(b_xn, b_gn) + _dot(b_xt, b_gt) + b_ds[None, :]
+            if HAS_EDGE:
+                b_xe, b_erow = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
+                b_dp += _dot(b_xe, b_ge)
+            m_kh = m_k[:, None] & m_h[None, :]
+            b_v = SCALE * tl.load(p_l + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
+            b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
+            b_p = tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0)
+            b_kept = b_p
+            if DROPOUT:
+                b_keep = _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+                b_kept = b_p * b_keep
+                b_dp *= b_keep
+            b_e = b_p * (b_dp - b_mean[None, :]) * SCALE * b_slope
+            b_dc += tl.sum(b_e, axis=0)
+            b_dun += _mix(b_e, b_xn)
+            b_dut += _mix(b_e, b_xt)
+            if HAS_EDGE:
+                b_due += _mix(b_e, b_xe)
+            b_angle = (-sin_turns(b_turns, ACC) * _back(b_kept, b_gt, b_e, b_ut)).to(tl.float64)
+            b_db += tl.sum(b_angle, axis=0)
+            b_dw += tl.sum(b_angle * b_dt[:, None], axis=0)
+            if STORE_WEIGHT:
+                p_w = weight + (i_r * K + o_k)[:, None] * 2 * H + o_h[None, :]
+                tl.store(p_w, b_kept, mask=m_kh)
+                tl.store(p_w + H, b_e, mask=m_kh)
+            if ATOMIC_NODE:  # only when deterministic=False
+                m = m_k[:, None] & (o_n < Dn)[None, :]
+                tl.atomic_add(d_node + b_nrow[:, None] * Dn + o_n[None, :], _back(b_kept, b_gn, b_e, b_un), mask=m)
+            if HAS_EDGE and ATOMIC_EDGE:  # only when deterministic=False
+                m = m_k[:, None] & (o_e < De)[None, :]
+                tl.atomic_add(d_edge + b_erow[:, None] * De + o_e[None, :], _back(b_kept, b_ge, b_e, b_ue), mask=m)
+        _put(p_d, F, o_h, o_n, m_h, Dn, b_dun)
+        _put(p_d + Dn + De, F, o_h, o_t, m_h, T, b_dut)
+        if HAS_EDGE:
+            _put(p_d + Dn, F, o_h, o_e, m_h, De, b_due)
+        tl.store(dc + i_r * H + o_h, b_dc.to(dc.dtype.element_ty), mask=m_h)
+    tl.store(partial_w + i_p * T + o_t, b_dw, mask=o_t < T)
+    tl.store(partial_b + i_p * T + o_t, b_db, mask=o_t < T)
+
+
+@triton.jit
+def temporal_attention_table_kernel(
+    dz,
+    u,
+    weight,
+    order,
+    start,
+    grad,
+    stride_ur,
+    stride_uh,
+    stride_gr,
+    stride_gh,
+    K,
+    H,
+    D,
+    column,
+    ACC: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Gradient of one row of a table: the sum over its occurrences, in the order of the roots."""
+    i_row = tl.program_id(0).to(tl.int64)
+    o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    m_d = o_d < D
+    first, last = tl.load(start + i_row), tl.load(start + i_row + 1)
+    b_acc = tl.zeros([BLOCK_D], dtype=ACC)
+    for j in range(first, last, BLOCK_J):
+        o_j = j + tl.arange(0, BLOCK_J)
+        m_j = o_j < last
+        b_slot = tl.load(order + o_j, mask=m_j, other=0).to(tl.int64)
+        b_root = b_slot // K
+        m = m_j[:, None] & m_d[None, :]
+        for h in range(0, H):
+            b_kept = tl.load(weight + b_slot * 2 * H + h, mask=m_j, other=0.0)
+            b_e = tl.load(weight + b_slot * 2 * H + H + h, mask=m_j, other=0.0)
+            o = column + o_d[None, :]
+            b_g = tl.load(dz + b_root[:, None] * stride_gr + h * stride_gh + o, mask=m, other=0.0).to(ACC)
+            b_u = tl.load(u + b_root[:, None] * stride_ur + h * stride_uh + o, mask=m, other=0.0).to(ACC)
+            b_acc += tl.sum(b_kept[:, None] * b_g + b_e[:, None] * b_u, axis=0)
+    tl.store(grad + i_row * D + o_d, b_acc.to(grad.dtype.element_ty), mask=m_d)
+
+
+ROOTS, BLOCK_J, BLOCK_D = 4, 16, 64
+
+
+def _pow2(n: int, least: int = 1) -> int:
+    return max(triton.next_power_of_2(max(n, 1)), least)
+
+
+def _blocks(K: int, H: int, Dn: int, De: int, T: int) -> dict[str, int]:
+    """Tile sizes. A [K, H, columns] tile of 4096 elements is 32 registers a thread; wide rows get more warps first."""
+    n, e, t, h = _pow2(Dn, 16), _pow2(De, 16), _pow2(T, 16), _pow2(H)
+    widest = h * max(n, e, t)
+    warps = 4 if widest <= 1024 else 8
+    return {
+        "BLOCK_K": min(_pow2(K), max(1024 * warps // widest, 1), 16),
+        "BLOCK_H": h,
+        "BLOCK_N": n,
+        "BLOCK_E": e,
+        "BLOCK_T": t,
+        "num_warps": warps,
+    }
+
+
+def _dense_last(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
+
+
+def _acc(u: Tensor) -> tl.dtype:
+    return tl.float64 if u.dtype == torch.float64 else tl.float32
+
+
+def _options(scale: float, slope: float, dropout: float) -> dict[str, float]:
+    # compile-time: a run-time float is a float32
+    return {"SCALE": scale, "SLOPE": slope, "THRESHOLD": int(dropout * 2**24), "KEEP_SCALE": 1.0 / (1.0 - dropout)}
+
+
+def temporal_attention_fwd(
+    u: Tensor,
+    c: Tensor,
+    node_table: Tensor,
+    edge_table: Tensor | None,
+    nbr_row: Tensor,
+    edge_row: Tensor,
+    dt: Tensor,
+    count: Tensor,
+    time_w: Tensor,
+    time_b: Tensor,
+    scale: float,
+    slope: float,
+    dropout: float,
+    seed: int,
+    deterministic: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (R, H, F), K = u.shape, nbr_row.shape[1]
+    Dn, T = node_table.shape[1], time_w.shape[0]
+    De = F - Dn - T
+    u = _dense_last(u)
+    z = torch.empty((R, H, F), dtype=u.dtype, device=u.device)
+    s = torch.empty((R, H), dtype=u.dtype, device=u.device)
+    acc = torch.float64 if u.dtype == torch.float64 else torch.float32
+    logit = torch.zeros((R, H, K), dtype=acc, device=u.device)
+    if R == 0 or H == 0:
+        return z, s, logit
+    node_table, nbr_row = node_table.contiguous(), nbr_row.contiguous()
+    has_edge = edge_table is not None and De > 0
+    temporal_attention_fwd_kernel[(R,)](
+        u,
+        c.contiguous(),
+        node_table,
+        edge_table.contiguous() if has_edge and edge_table is not None else node_table,
+        nbr_row,
+        edge_row.contiguous() if has_edge else nbr_row,
+        dt.contiguous(),
+        count.contiguous(),
+        time_w.contiguous(),
+        time_b.contiguous(),
+        z,
+        s,
+        logit,
+        u.stride(0),
+        u.stride(1),
+        K,
+        H,
+        Dn,
+        De,
+        T,
+        seed,
+        **_options(scale, slope, dropout),
+        ACC=_acc(u),
+        HAS_EDGE=has_edge,
+        DROPOUT=dropout > 0,
+        **_blocks(K, H, Dn, De, T),
+    )
+    return z, s, logit
+
+
+def temporal_attention_bwd(
+    grad_z: Tensor,
+    grad_s: Tensor,
+    u: Tensor,
+    node_table: Tensor,
+    edge_table: Tensor | None,
+    nbr_row: Tensor,
+    edge_row: Tensor,
+    dt: Tensor,
+    count: Tensor,
+    time_w: Tensor,
+    time_b: Tensor,
+    z: Tensor,
+    s: Tensor,
+    logit: Tensor,
+    scale: float,
+    slope: float,
+    dropout: float,
+    seed: int,
+    deterministic: bool,
+    need_node: bool,
+    need_edge: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (R, H, F), K = u.shape, nbr_row.shape[1]
+    Dn, T = node_table.shape[1], time_w.shape[0]
+    De = F - Dn - T
+    u, grad_z = _dense_last(u), _dense_last(grad_z)
+    node_table, nbr_row, count = node_table.contiguous(), nbr_row.contiguous(), count.contiguous()
+    has_edge = edge_table is not None and De > 0
+    edges = edge_table.contiguous() if has_edge and edge_table is not None else node_table
+    edge_rows = edge_row.contiguous() if has_edge else nbr_row
+    du = torch.empty((R, H, F), dtype=u.dtype, device=u.device)
+    dc = torch.empty((R, H), dtype=u.dtype, device=u.device)
+    acc = logit.dtype
+    atomic = not deterministic
+    d_node = torch.zeros(node_table.shape if need_node else (0,), dtype=acc, device=u.device)
+    edge_like = node_table if edge_table is None else edge_table
+    d_edge = torch.zeros(edge_like.shape if need_edge else (0,), dtype=acc, device=u.device)
+    by_row = [need_node and not atomic, need_edge and not atomic and has_edge]
+    weight = torch.empty((R * K, 2, H) if any(by_row) else (0,), dtype=acc, device=u.device)
+    programs = triton.cdiv(R, ROOTS)
+    partial_w = torch.empty((programs, T), dtype=torch.float64, device=u.device)
+    partial_b = torch.empty_like(partial_w)
+    if R > 0 and H > 0:
+        temporal_attention_bwd_kernel[(programs,)](
+            grad_z,
+            grad_s.contiguous(),
+            u,
+            node_table,
+            edges,
+            nbr_row,
+            edge_rows,
+            dt.contiguous(),
+            count,
+            time_w.contiguous(),
+            time_b.contiguous(),
+            z,
+            s,
+            logit,
+            du,
+            dc,
+            d_node,
+            d_edge,
+            weight,
+            partial_w,
+            partial_b,
+            u.stride(0),
+            u.stride(1),
+            grad_z.stride(0),
+            grad_z.stride(1),
+            R,
+            K,
+            H,
+            Dn,
+            De,
+            T,
+            seed,
+            **_options(scale, slope, dropout),
+            ACC=_acc(u),
+            HAS_EDGE=has_edge,
+            DROPOUT=dropout > 0,
+            STORE_WEIGHT=any(by_row),
+            ATOMIC_NODE=need_node and atomic,
+            ATOMIC_EDGE=need_edge and atomic and has_edge,
+            ROOTS=ROOTS,
+            BLOCK_KP=_pow2(K),
+            **_blocks(K, H, Dn, De, T),
+        )
+    else:
+        partial_w.zero_()
+        partial_b.zero_()
+    for wanted, grad, rows, column in zip(by_row, (d_node, d_edge), (nbr_row, edge_rows), (0, Dn), strict=True):
+        if wanted and weight.numel():
+            _table_gradient(grad, grad_z, u, weight, rows, count, column)
+    return (
+        du,
+        dc,
+        d_node.to(node_table.dtype),
+        d_edge.to(edge_like.dtype),
+        partial_w.sum(0).to(time_w.dtype),
+        partial_b.sum(0).to(time_b.dtype),
+    )
+
+
+def _table_gradient(
+    grad: Tensor, grad_z: Tensor, u: Tensor, weight: Tensor, rows: Tensor, count: Tensor, column: int
+) -> None:
+    """Fill `grad` `[U, D]`: occurrences sorted by row (a stable sort, so in the order of the roots), one program a row."""
+    K, (U, D) = rows.shape[1], grad.shape
+    if grad.numel() == 0:
+        return
+    live = torch.arange(K, device=rows.device) < count.unsqueeze(1)
+    ordered, order = torch.sort(torch.where(live, rows, U).reshape(-1), stable=True)
+    start = torch.searchsorted(ordered, torch.arange(U + 1, device=rows.device, dtype=ordered.dtype))
+    temporal_attention_table_kernel[(U, triton.cdiv(D, BLOCK_D))](
+        grad_z,
+        u,
+        weight,
+        order,
+        start,
+        grad,
+        u.stride(0),
+        u.stride(1),
+        grad_z.stride(0),
+        grad_z.stride(1),
+        K,
+        u.shape[1],
+        D,
+        column,
+        ACC=_acc(u),
+        BLOCK_J=BLOCK_J,
+        BLOCK_D=BLOCK_D,
+    )
+
+
+_IN = {
+    "node_table": "*fp32",
+    "edge_table": "*fp32",
+    "nbr_row": "*i64",
+    "edge_row": "*i64",
+    "dt": "*i64",
+    "count": "*i32",
+    "time_w": "*fp32",
+    "time_b": "*fp32",
+}
+_SIZES = {name: "i32" for name in ("K", "H", "Dn", "De", "T", "stride_ur", "stride_uh", "stride_gr", "stride_gh", "R")}
+_SIZES |= {"seed": "i64"}
+_TILES = {k: v for k, v in _blocks(10, 2, 100, 172, 100).items() if k != "num_warps"}
+_FLAGS = {"ACC": tl.float32, "HAS_EDGE": True, "DROPOUT": True, **_options(1.0, 0.2, 0.1)}
+_PASS = {"STORE_WEIGHT": True, "ATOMIC_NODE": False, "ATOMIC_EDGE": False, "ROOTS": ROOTS, "BLOCK_KP": 16}
+_FLOATS = ("u", "c", "dz", "ds", "z", "s", "logit", "du", "dc", "d_node", "d_edge", "weight", "grad")
+_SIGNATURE = {**_IN, **_SIZES, **{name: "*fp32" for name in _FLOATS}}
+_SIGNATURE |= {
+    "partial_w": "*fp64",
+    "partial_b": "*fp64",
+    "order": "*i64",
+    "start": "*i64",
+    "D": "i32",
+    "column": "i32",
+}
+KERNELS = [
+    KernelSpec("temporal_attention_fwd", temporal_attention_fwd_kernel, _SIGNATURE, {**_FLAGS, **_TILES}),
+    KernelSpec("temporal_attention_bwd", temporal_attention_bwd_kernel, _SIGNATURE, {**_FLAGS, **_PASS, **_TILES}),
+    KernelSpec(
+        "temporal_attention_bwd_atomics",
+        temporal_attention_bwd_kernel,
+        _SIGNATURE,
+        {**_FLAGS, **_PASS, **_TILES, "STORE_WEIGHT": False, "ATOMIC_NODE": True},
+    ),
+    KernelSpec(
+        "temporal_attention_table",
+        temporal_attention_table_kernel,
+        _SIGNATURE,
+        {"ACC": tl.float32, "BLOCK_J": BLOCK_J, "BLOCK_D": BLOCK_D},
+    ),
+]
