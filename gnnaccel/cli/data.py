@@ -85,7 +85,7 @@ def list_(as_json: AsJson = False) -> None:
 )
 @_one_line_errors
 def fetch_(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Names from `gnnaccel data list`.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Names from `gnnaccel data list`.")],
     force: Annotated[bool, typer.Option("--force", help="Download again even if it is here.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
 ) -> None:

@@ -105,8 +105,10 @@ class NegativeSampler:
         rank[inside] = np.searchsorted(self._pool, inside)
 
         # The distinct destinations of each group, ascending. Events are numbered as in `s` from here on
-        by_dst = _stable_order(d, num_nodes)
-        each = by_dst[_stable_order(group[by_dst], G)]
+        each = np.arange(E)
+        many = np.flatnonzero((np.diff(start, append=E) > 1)[group])
+        some = many[_stable_order(d[many], num_nodes)]
+        each[many] = some[_stable_order(group[some], G)]
         once = np.ones(E, bool)
         once[1:] = (group[each][1:] != group[each][:-1]) | (d[each][1:] != d[each][:-1])
         each = each[once]
@@ -115,6 +117,7 @@ class NegativeSampler:
         if self.strategy == "random":
             return
         # First event of each (source, destination), by source, in time order: the distinct history at any time is a prefix
+        by_dst = _stable_order(d, num_nodes)
         pairs = by_dst[_stable_order(s[by_dst], num_nodes)]
         head = np.ones(E, bool)
         head[1:] = (s[pairs][1:] != s[pairs][:-1]) | (d[pairs][1:] != d[pairs][:-1])
