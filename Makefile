@@ -5,14 +5,18 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install -q
 STAMP = $(VENV)/.installed
 # torch: with an NVIDIA GPU the default (CUDA) build, without one the CPU build. The "+cpu" label exists only on CPU builds, so
-# neither can be taken for the other. To choose yourself: make TORCH=torch==2.12.1 ..., or install torch into $(VENV) first.
+# neither can be taken for the other (macOS has one build, without a label). To choose yourself: make TORCH=torch==2.12.1 ...,
+# or install torch into $(VENV) first.
 GPU := $(shell nvidia-smi -L 2>/dev/null | grep -c GPU)
-ifeq ($(GPU),0)
-TORCH ?= torch==2.13.0+cpu
-EXTRAS ?= test,lint
-else
+ifneq ($(GPU),0)
 TORCH ?= torch>=2.10
 EXTRAS ?= test,lint,gpu
+else ifeq ($(shell uname -s),Darwin)
+TORCH ?= torch>=2.10
+EXTRAS ?= test,lint
+else
+TORCH ?= torch==2.13.0+cpu
+EXTRAS ?= test,lint
 endif
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 

@@ -4,6 +4,11 @@ Ops are functions here (`gnnaccel.time_encode`, ...); modules are in `gnnaccel.n
 Importing needs neither a GPU nor Triton nor CuPy: those load on the first call of an op on a CUDA tensor.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from gnnaccel.graph import Block, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
 from gnnaccel.ops import (
     gather_rows,
@@ -15,6 +20,9 @@ from gnnaccel.ops import (
     unique_nodes,
 )
 
+if TYPE_CHECKING:
+    from gnnaccel import data, models, nn, ops, train
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -22,13 +30,25 @@ __all__ = [
     "TemporalGraph",
     "TimeSemantics",
     "__version__",
+    "data",
     "gather_rows",
     "latest_per_node",
     "memory_update",
+    "models",
+    "nn",
+    "ops",
     "quantize_rows",
     "temporal_attention",
     "temporal_sample",
     "temporal_sample_hops",
     "time_encode",
+    "train",
     "unique_nodes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # these packages load when they are first named, so that importing an op costs no more than the op
+    if name in ("data", "models", "nn", "train"):
+        return importlib.import_module(f"gnnaccel.{name}")
+    raise AttributeError(f"module 'gnnaccel' has no attribute {name!r}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.time import TimeEncoder
 from gnnaccel.ops import temporal_attention
+from gnnaccel.ops._linear import row_invariant_linear
 
 
 class TemporalAttention(nn.Module):
@@ -58,10 +60,10 @@ class TemporalAttention(nn.Module):
         )
         dim_row = dim_node + dim_edge + dim_time
         self.time = TimeEncoder(dim_time)
-        self.query = nn.Linear(dim_query + dim_time, dim_out)
+        self.query = Linear(dim_query + dim_time, dim_out)
         self.key = nn.Linear(dim_row, dim_out)
         self.value = nn.Linear(dim_row, dim_out)
-        self.output = nn.Linear(dim_out + dim_query, dim_out)
+        self.output = Linear(dim_out + dim_query, dim_out)
         self.norm = nn.LayerNorm(dim_out)
 
     def forward(
@@ -93,10 +95,9 @@ class TemporalAttention(nn.Module):
                 f"TemporalAttention: edge_table must have {self.dim_edge} columns (None for 0), got {given}"
             )
         R, H, d = h_root.shape[0], self.heads, self.dim_out // self.heads
-        linear = nn.functional.linear
         # phi(0) is one vector for all roots: its share of the query is a bias
         own, now = self.query.weight[:, : self.dim_query], self.query.weight[:, self.dim_query :]
-        q = linear(h_root, own, self.query.bias + now @ torch.cos(self.time.b)).view(R, H, d)
+        q = row_invariant_linear(h_root, own, self.query.bias + now @ torch.cos(self.time.b)).view(R, H, d)
         # [H, R, F] with the heads outside, seen as [R, H, F]: the op reads it where it is
         u = torch.bmm(q.transpose(0, 1), self.key.weight.view(H, d, -1)).transpose(0, 1)
         c = (q * self.key.bias.view(H, d)).sum(-1)
@@ -118,7 +119,9 @@ class TemporalAttention(nn.Module):
         value = self.value.weight.view(H, d, -1).transpose(1, 2)
         attended = torch.bmm(z.transpose(0, 1), value).transpose(0, 1) + s.unsqueeze(-1) * self.value.bias.view(H, d)
         out = self.output(torch.cat([attended.reshape(R, self.dim_out), h_root], dim=1))
-        return self.norm(torch.relu(nn.functional.dropout(out, self.rate, self.training)))
+        out = torch.relu(nn.functional.dropout(out, self.rate, self.training))
+        # the affine part outside: its gradient inside torch's kernel depends on the number of threads
+        return nn.functional.layer_norm(out, (self.dim_out,)) * self.norm.weight + self.norm.bias
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.rate}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from gnnaccel.nn.linear import Linear
+
 
 class LinkDecoder(nn.Module):
     """Score of an edge from the embeddings of its ends: `w . relu(W_s h_src + W_d h_dst + b) + c` (as in TGN and TGL).
@@ -20,9 +22,11 @@ class LinkDecoder(nn.Module):
     def __init__(self, dim: int, dim_hidden: int | None = None) -> None:
         super().__init__()
         hidden = dim if dim_hidden is None else dim_hidden
-        self.src = nn.Linear(dim, hidden)
-        self.dst = nn.Linear(dim, hidden, bias=False)
+        self.src = Linear(dim, hidden)
+        self.dst = Linear(dim, hidden, bias=False)
         self.out = nn.Linear(hidden, 1)
 
     def forward(self, h_src: Tensor, h_dst: Tensor) -> Tensor:
-        return self.out((self.src(h_src) + self.dst(h_dst)).relu()).squeeze(-1)
+        hidden = (self.src(h_src) + self.dst(h_dst)).relu()
+        # a product with one column, as a sum: BLAS would split its gradient among threads
+        return (hidden * self.out.weight[0]).sum(-1) + self.out.bias

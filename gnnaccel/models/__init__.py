@@ -1,0 +1,5 @@
+"""Reference models, made of `gnnaccel.nn` modules."""
+
+from gnnaccel.models.tgn import TGN
+
+__all__ = ["TGN"]
