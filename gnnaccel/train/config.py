@@ -33,7 +33,7 @@ class ModelConfig(_Section):
     cell: Literal["gru", "rnn"] = Field(default="gru", description="memory updater")
     node_features: Literal["auto", "given", "none", "random"] = Field(
         default="auto",
-        description="'given' by the data, 'none', fixed 'random' ones, or 'auto': given if there are any, else random",
+        description="'given' by the data, 'none', fixed 'random' ones, or 'auto': given if there are any, else none",
     )
     dim_random: int = Field(default=100, ge=1, description="size of fixed random node features")
 

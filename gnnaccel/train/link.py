@@ -1,0 +1,238 @@
+"""Everything one step of temporal link prediction needs: the stream, its graph, the model, and how they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gnnaccel.data.events import TemporalEvents
+from gnnaccel.data.negatives import NegativeSampler
+from gnnaccel.data.splits import Split, chronological_split, inductive_mask
+from gnnaccel.graph.batch import TemporalBatch, build_batch
+from gnnaccel.graph.temporal import TemporalGraph
+from gnnaccel.models.tgn import TGN, MemoryRows
+from gnnaccel.train.config import Config, ConfigError
+from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
+
+
+class Step(NamedTuple):
+    """One batch of events, sampled: sources, destinations and negatives are the roots, in this order."""
+
+    batch: TemporalBatch
+    events: slice
+    negatives: int  # candidates a positive
+
+
+def build_model(config: Config, events: TemporalEvents) -> TGN:
+    """The model of `config` for the data of `events`. Uses torch's global RNG for its initial weights."""
+    m = config.model
+    return TGN(
+        events.num_nodes,
+        dim_edge=0 if events.edge_feat is None else events.edge_feat.shape[1],
+        node_feat=node_features(config, events),
+        dim_memory=m.dim_memory,
+        dim_time=m.dim_time,
+        dim_embed=m.dim_embed,
+        heads=m.heads,
+        dropout=m.dropout,
+        cell=m.cell,
+        time_dtype=events.t.dtype,
+    )
+
+
+def node_features(config: Config, events: TemporalEvents) -> Tensor | None:
+    """Node features that `config.model.node_features` asks for: `[N, dim]` float32, or None."""
+    kind = config.model.node_features
+    if kind == "auto":
+        kind = "given" if events.node_feat is not None else "none"
+    if kind == "none":
+        return None
+    if kind == "given":
+        if events.node_feat is None:
+            raise ConfigError(f"model.node_features is 'given', but {events.name} has none; use 'random' or 'none'")
+        return events.node_feat.float()
+    generator = torch.Generator().manual_seed(config.train.seed)
+    # unit expected norm, the scale of the other inputs of attention
+    return torch.randn(events.num_nodes, config.model.dim_random, generator=generator) * config.model.dim_random**-0.5
+
+
+@dataclass
+class LinkTask:
+    """A stream with its graph, split and negatives; makes steps and runs the model on them."""
+
+    config: Config
+    events: TemporalEvents  # on the CPU
+    src: Tensor  # and on the device:
+    dst: Tensor
+    t: Tensor
+    edge_feat: Tensor | None
+    graph: TemporalGraph
+    split: Split
+    model: TGN
+    negatives: NegativeSampler
+    historical: NegativeSampler
+    device: torch.device
+
+    @classmethod
+    def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> LinkTask:
+        device = torch.device(device)
+        torch.manual_seed(config.train.seed)
+        graph = TemporalGraph.from_events(events.src, events.dst, events.t, num_nodes=events.num_nodes)
+        task = cls(
+            config=config,
+            events=events,
+            src=events.src.to(device),
+            dst=events.dst.to(device),
+            t=events.t.to(device),
+            edge_feat=None if events.edge_feat is None else events.edge_feat.to(device),
+            graph=graph.to(device),
+            split=chronological_split(events.t, val=config.data.val_fraction, test=config.data.test_fraction),
+            model=build_model(config, events).to(device),
+            negatives=NegativeSampler(events, strategy="random", seed=config.train.seed),
+            historical=NegativeSampler(events, strategy="historical", seed=config.train.seed),
+            device=device,
+        )
+        task.reset()
+        return task
+
+    def reset(self) -> None:
+        """Forget all events: the state before the first one."""
+        self.model.reset(self.t[0].item() if len(self.t) else 0)
+
+    def bounds(self, part: slice, batch_size: int) -> list[int]:
+        """Where the batches of `part` begin, and its end.
+
+        Under `strict` semantics events of one time are not parted, since the memory of a batch holds all earlier batches: a
+        batch is then longer than `batch_size` by the rest of its last time.
+        """
+        t = self.events.t
+        bounds, start = [part.start], part.start
+        while start + batch_size < part.stop:
+            start += batch_size
+            if self.config.data.semantics == "strict" and t[start] == t[start - 1]:
+                start = min(int(torch.searchsorted(t, t[start], right=True)), part.stop)
+                if start == part.stop:
+                    break
+            bounds.append(start)
+        return [*bounds, part.stop] if part.stop > part.start else bounds
+
+    def steps(self, part: slice, batch_size: int, first: int = 0) -> Iterator[tuple[int, slice]]:
+        """(index, events) of the batches of `part`, from batch `first` on."""
+        bounds = self.bounds(part, batch_size)
+        for i in range(first, len(bounds) - 1):
+            yield i, slice(bounds[i], bounds[i + 1])
+
+    def sample(self, part: slice, candidates: Tensor, *, epoch: int = 0, batch: int = 0) -> Step:
+        """Sample the neighbours of events `part` and of `candidates [B, C]`, each at the time of its event."""
+        t = self.t[part]
+        count = candidates.shape[1]
+        roots = torch.cat([self.src[part], self.dst[part], candidates.reshape(-1)])
+        times = torch.cat([t, t, t.repeat_interleave(count)])
+        ids = None
+        if self.config.data.semantics == "by_event_id":
+            event = torch.arange(part.start, part.stop, device=self.device)
+            ids = torch.cat([event, event, event.repeat_interleave(count)])
+        built = build_batch(
+            self.graph,
+            roots,
+            times,
+            fanout=self.config.model.neighbors,
+            semantics=self.config.data.semantics,
+            seed=self.config.train.seed,
+            epoch=epoch,
+            batch=batch,
+            batch_start=(t[0].item(), part.start) if self.config.data.semantics == "before_batch" else None,
+            event_ids=ids,
+        )
+        return Step(built, part, count)
+
+    def scores(self, step: Step) -> tuple[Tensor, Tensor, MemoryRows]:
+        """Logits of the positives `[B]` and of their candidates `[B, C]`, and the memory rows to commit."""
+        h, rows = self.model.embed(step.batch, self.edge_feat)
+        B = step.events.stop - step.events.start
+        src, dst, other = h[:B], h[B : 2 * B], h[2 * B :].view(B, step.negatives, h.shape[1])
+        return self.model.decoder(src, dst), self.model.decoder(src.unsqueeze(1), other), rows
+
+    def embed(self, roots: Tensor, times: Tensor) -> Tensor:
+        """Embeddings `[R, dim_embed]` of nodes at times, with the memory as it stands; changes nothing."""
+        built = build_batch(
+            self.graph,
+            roots,
+            times,
+            fanout=self.config.model.neighbors,
+            seed=self.config.train.seed,
+            semantics="strict",
+        )
+        return self.model.embed(built, self.edge_feat)[0]
+
+    def loss(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Binary cross-entropy of positives and negatives, each averaged."""
+        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+    def commit(self, step: Step, rows: MemoryRows) -> None:
+        """Let the events of `step` happen: store memory, leave mail."""
+        ids = torch.arange(step.events.start, step.events.stop, device=self.device)
+        self.model.commit(step.batch, rows, ids, self.edge_feat)
+
+    def draw(self, sampler: NegativeSampler, part: slice, n: int, epoch: int) -> Tensor:
+        return sampler.sample(torch.arange(part.start, part.stop), n=n, epoch=epoch).to(self.device)
+
+    @torch.no_grad()
+    def replay(self, part: slice) -> None:
+        """Let the events of `part` happen without scoring them."""
+        was_training = self.model.training
+        self.model.eval()
+        for i, events in self.steps(part, self.config.eval.batch_size):
+            step = self.sample(events, self.src.new_empty((events.stop - events.start, 0)), batch=i)
+            _, rows = self.model.embed(step.batch, self.edge_feat)
+            self.commit(step, rows)
+        self.model.train(was_training)
+
+    @torch.no_grad()
+    def evaluate(self, part: slice, *, negatives: int, progress=None, historical: bool = True) -> dict[str, float]:
+        """Score the events of `part` in order, letting them happen as it goes.
+
+        Negatives of evaluation are those of epoch 0 of the seed: the same at every call and batch size.
+
+        Returns:
+            `ap`, `auc` against one random destination an event, over the whole part; `mrr` against `negatives` of them (ties
+            share the average rank); `ap_historical`, `auc_historical` against one former destination of the same source;
+            the first three again as `inductive_*` over events with an endpoint that training never saw; and counts.
+        """
+        was_training = self.model.training
+        self.model.eval()
+        positive, random, past = [], [], []
+        for i, events in self.steps(part, self.config.eval.batch_size):
+            candidates = self.draw(self.negatives, events, negatives, 0)
+            if historical:
+                candidates = torch.cat([candidates, self.draw(self.historical, events, 1, 0)], dim=1)
+            step = self.sample(events, candidates, batch=i)
+            pos, neg, rows = self.scores(step)
+            self.commit(step, rows)
+            positive.append(pos.cpu())
+            random.append(neg[:, :negatives].cpu())
+            if historical:
+                past.append(neg[:, negatives].cpu())
+            if progress is not None:
+                progress.update(events.stop - events.start)
+        self.model.train(was_training)
+        pos = torch.cat(positive).double().numpy()
+        neg = torch.cat(random).double().numpy()
+        result = _summary(pos, neg)
+        if historical:
+            old = pair_metrics(pos, torch.cat(past).double().numpy())
+            result |= {f"{k}_historical": v for k, v in old.items()}
+        unseen = np.asarray(inductive_mask(self.events, self.split)[part.start : part.stop].cpu())
+        result |= {f"inductive_{k}": v for k, v in _summary(pos[unseen], neg[unseen]).items()}
+        return result | {"events": len(pos), "inductive_events": int(unseen.sum())}
+
+
+def _summary(positive: np.ndarray, negatives: np.ndarray) -> dict[str, float]:
+    mrr = float(reciprocal_ranks(positive, negatives).mean()) if len(positive) else float("nan")
+    return {**pair_metrics(positive, negatives[:, 0]), "mrr": mrr}

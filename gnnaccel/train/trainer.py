@@ -1,0 +1,348 @@
+"""The training loop: epochs, early stopping, checkpoints, resume, metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gnnaccel.data.events import TemporalEvents
+from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gnnaccel.train.config import Config, validate
+from gnnaccel.train.link import LinkTask
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says at which step and what to do."""
+
+
+class Interrupted(Exception):
+    """Training stopped on request, after writing a checkpoint."""
+
+
+class StageTimer:
+    """Seconds spent in each named stage of a step; a no-op unless enabled."""
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        if not self.enabled:
+            yield
+            return
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+
+def make_optimizer(task: LinkTask) -> torch.optim.Optimizer:
+    return torch.optim.Adam(task.model.parameters(), lr=task.config.train.learning_rate, fused=True)
+
+
+def train_step(
+    task: LinkTask, optimizer: torch.optim.Optimizer, events: slice, epoch: int, index: int, timer: StageTimer
+) -> Tensor:
+    """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
+    with timer("sample"):
+        step = task.sample(events, task.draw(task.negatives, events, 1, epoch + 1), epoch=epoch, batch=index)
+    with timer("forward"):
+        positive, negative, rows = task.scores(step)
+        loss = task.loss(positive, negative)
+    with timer("backward"):
+        optimizer.zero_grad()
+        loss.backward()
+    with timer("optimizer"):
+        optimizer.step()
+    with timer("state"):
+        task.commit(step, rows)
+    return loss.detach()
+
+
+def fingerprint(events: TemporalEvents) -> str:
+    """Hash of sources, destinations and times: tells a checkpoint whether it meets the data it was trained on."""
+    digest = hashlib.sha256()
+    for array in (events.src, events.dst, events.t):
+        digest.update(array.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+class Trainer:
+    """Trains a `LinkTask` into a folder.
+
+    The folder holds `metrics.jsonl` (a line an epoch, then one for the test), `checkpoint.pt` (to resume), `best.pt` (weights
+    and memory after the validation of the best epoch), `results.json`, and `tensorboard/` if TensorBoard is installed.
+
+    A run killed at any moment and resumed gives bitwise the result of the unbroken run: a checkpoint holds weights,
+    optimiser, memory, mailbox, RNG state and the position in the schedule.
+
+    Args:
+        task: What to train.
+        out: Folder for results, created if absent.
+        data: How the data was named, recorded so that `eval` and `predict` find it again.
+        progress: Whether to show progress bars.
+        notify: Called with a line for the user after each epoch.
+    """
+
+    def __init__(
+        self,
+        task: LinkTask,
+        out: str | Path,
+        *,
+        data: str = "",
+        progress: bool = True,
+        notify: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.task, self.out, self.data = task, Path(out), data
+        self.progress, self.notify = progress, notify
+        self.optimizer = make_optimizer(task)
+        self.timer = StageTimer()
+        self.epoch = 0  # current epoch
+        self.batch = 0  # next batch of it
+        self.loss_sum = torch.zeros((), dtype=torch.float64)
+        self.seconds = 0.0  # of the current epoch
+        self.best: dict[str, Any] = {"ap": -math.inf, "epoch": -1}
+        self.done = False
+        self.lines: list[str] = []  # of metrics.jsonl
+        self._stop = False
+        self._board: Any = None
+
+    def fit(self) -> dict[str, Any]:
+        """Train until done, restore the best epoch, test. Returns the test metrics and a few figures of the run."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        config = self.task.config.train
+        with self._signals(), self._tensorboard():
+            while not self.done:
+                if self.epoch >= config.epochs or self.epoch - self.best["epoch"] > config.patience:
+                    self.done = True
+                    break
+                self._train_epoch()
+                self._validate()
+                self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+                self.loss_sum.zero_()
+                self.timer.seconds.clear()
+                self.save()
+            return self._test()
+
+    def resume(self) -> None:
+        """Continue from `checkpoint.pt` of the folder; `CheckpointError` if it does not fit this task."""
+        state = load_checkpoint(self.out / "checkpoint.pt", self.task.device)
+        check_fits(state, self.task, self.out / "checkpoint.pt")
+        self.task.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and self.task.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.task.device)
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+        self.loss_sum = state["loss_sum"].cpu()
+        self.best, self.done, self.lines = state["best"], state["done"], state["lines"]
+
+    def save(self) -> None:
+        """Write `checkpoint.pt`."""
+        cuda = self.task.device.type == "cuda"
+        state = {
+            **self._header(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.task.device) if cuda else None,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum,
+            "best": self.best,
+            "done": self.done,
+            "lines": self.lines,
+        }
+        save_checkpoint(self.out / "checkpoint.pt", state)
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "config": self.task.config.model_dump(),
+            "data": {
+                "name": self.data,
+                "num_nodes": self.task.events.num_nodes,
+                "num_events": len(self.task.events),
+                "fingerprint": fingerprint(self.task.events),
+            },
+            "model": self.task.model.state_dict(),
+        }
+
+    def _train_epoch(self) -> None:
+        task, config = self.task, self.task.config.train
+        part = task.split.train
+        if self.batch == 0:
+            task.reset()
+        task.model.train()
+        start, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        done = task.bounds(part, config.batch_size)[self.batch] - part.start
+        with self._bar(f"epoch {self.epoch + 1}/{config.epochs}", part.stop - part.start, done) as bar:
+            for index, events in task.steps(part, config.batch_size, self.batch):
+                loss = train_step(task, self.optimizer, events, self.epoch, index, self.timer)
+                self.loss_sum += loss.cpu()
+                if not math.isfinite(self.loss_sum.item()):
+                    raise TrainingError(
+                        f"the loss became {loss.item()} in epoch {self.epoch + 1}, batch {index + 1}; the last good checkpoint "
+                        "is kept. Check the features for huge values, or lower train.learning_rate"
+                    )
+                self.batch, self.seconds = index + 1, time.perf_counter() - start
+                bar.update(events.stop - events.start)
+                bar.set_postfix(loss=f"{self.loss_sum.item() / self.batch:.4f}", refresh=False)
+                every = config.checkpoint_batches
+                due = self.batch % every == 0 if every else time.perf_counter() - saved > config.checkpoint_seconds
+                if due or self._stop:
+                    self.save()
+                    saved = time.perf_counter()
+                if self._stop:
+                    raise Interrupted(f"stopped in epoch {self.epoch + 1} after batch {self.batch}")
+
+    def _validate(self) -> None:
+        part = self.task.split.val
+        with self._bar("validating", part.stop - part.start) as bar:
+            metrics = self.task.evaluate(part, negatives=1, progress=bar, historical=False)
+        better = metrics["ap"] > self.best["ap"]
+        if better:
+            self.best = {"ap": metrics["ap"], "epoch": self.epoch}
+            save_checkpoint(
+                self.out / "best.pt", {**self._header(), "epoch": self.epoch, "position": self.task.split.val.stop}
+            )
+        train = self.task.split.train
+        events = train.stop - train.start
+        self._log(
+            "epoch",
+            epoch=self.epoch + 1,
+            loss=self.loss_sum.item() / max(self.batch, 1),
+            val_ap=metrics["ap"],
+            val_auc=metrics["auc"],
+            seconds=round(self.seconds, 3),
+            events_per_second=round(events / max(self.seconds, 1e-9)),
+            stage_seconds={stage: round(s, 3) for stage, s in self.timer.seconds.items()},
+        )
+        self.notify(
+            f"epoch {self.epoch + 1}: loss {self.loss_sum.item() / max(self.batch, 1):.4f}, "
+            f"validation AP {metrics['ap']:.4f}, AUC {metrics['auc']:.4f}, {self.seconds:.1f} s"
+            f"{' (best)' if better else ''}"
+        )
+
+    def _test(self) -> dict[str, Any]:
+        task = self.task
+        best = self.out / "best.pt"
+        if best.exists() and self.best["epoch"] >= 0:
+            task.model.load_state_dict(load_checkpoint(best, task.device)["model"])
+        else:  # no epoch was trained: judge the initial weights
+            task.reset()
+            task.replay(task.split.train)
+            task.replay(task.split.val)
+            save_checkpoint(best, {**self._header(), "epoch": -1, "position": task.split.val.stop})
+        part = task.split.test
+        with self._bar("testing", part.stop - part.start) as bar:
+            metrics = task.evaluate(part, negatives=task.config.eval.negatives, progress=bar)
+        epochs = [json.loads(line) for line in self.lines if '"kind": "epoch"' in line]
+        results = {
+            "model": task.config.model.name,
+            "data": self.data or task.events.name,
+            "seed": task.config.train.seed,
+            "semantics": task.config.data.semantics,
+            "epochs": len(epochs),
+            "best_epoch": self.best["epoch"] + 1,
+            "seconds_per_epoch": sum(e["seconds"] for e in epochs) / len(epochs) if epochs else float("nan"),
+            "negatives": task.config.eval.negatives,
+            "val_ap": self.best["ap"],
+            **{f"test_{k}": v for k, v in metrics.items()},
+        }
+        self.lines = [line for line in self.lines if '"kind": "epoch"' in line]
+        self._log("test", **{k: v for k, v in results.items() if k != "data"})
+        (self.out / "results.json").write_text(json.dumps(_plain(results), indent=2) + "\n", "utf-8")
+        return results
+
+    def _log(self, kind: str, **values: Any) -> None:
+        self.lines.append(json.dumps(_plain({"kind": kind, **values})))
+        # written whole: after a resume the file must not keep lines from beyond the checkpoint
+        (self.out / "metrics.jsonl").write_text("".join(line + "\n" for line in self.lines), "utf-8")
+        if self._board is not None:
+            for key, value in values.items():
+                if isinstance(value, float) and math.isfinite(value):
+                    self._board.add_scalar(f"{kind}/{key}", value, self.epoch + 1)
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[None]:
+        """Curves go to `tensorboard/` of the folder too, where TensorBoard is installed."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            yield
+            return
+        with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1) as self._board:
+            yield
+        self._board = None
+
+    def _bar(self, label: str, total: int, initial: int = 0) -> tqdm:
+        return tqdm(
+            total=total,
+            initial=initial,
+            desc=label,
+            unit=" events",
+            unit_scale=True,
+            leave=False,
+            dynamic_ncols=True,
+            disable=not self.progress,
+        )
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask the loop to stop after the current batch; a second one stops at once."""
+
+        def ask(number: int, frame: Any) -> None:
+            if self._stop:
+                raise KeyboardInterrupt
+            self._stop = True
+
+        try:
+            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not the main thread
+            before = {}
+        try:
+            yield
+        finally:
+            for s, handler in before.items():
+                signal.signal(s, handler)
+
+
+def check_fits(state: dict[str, Any], task: LinkTask, path: Path) -> None:
+    """Raise `CheckpointError` unless the checkpoint was made with this task's configuration and data."""
+    data = state["data"]
+    if data["fingerprint"] != fingerprint(task.events):
+        raise CheckpointError(
+            f"{path} was trained on {data['num_events']} events of {data['name'] or 'other data'}, and these "
+            f"{len(task.events)} events of {task.events.name} are not the same; start a new run"
+        )
+    theirs, ours = _flat(state["config"]), _flat(task.config.model_dump())
+    differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith("train.checkpoint")]
+    if differing:
+        k = differing[0]
+        raise CheckpointError(f"{path} was made with {k}={theirs.get(k)}, now it is {ours[k]}; start a new run")
+
+
+def config_of(state: dict[str, Any]) -> Config:
+    """The configuration in a checkpoint."""
+    return validate(state["config"])
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    # JSON has no NaN: a metric over no events is null
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+    return {f"{s}.{k}": v for s, section in config.items() for k, v in section.items()}
