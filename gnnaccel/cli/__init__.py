@@ -1,0 +1,54 @@
+"""The `gnnaccel` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+import typer
+from rich.logging import RichHandler
+
+from gnnaccel.cli import data as data_command
+from gnnaccel.cli._common import err
+from gnnaccel.cli.info import info
+from gnnaccel.cli.link import evaluate, predict, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Kernels and models for graph learning: train, evaluate, predict, measure.",
+    epilog="Start with: [bold]gnnaccel train tgn --data synthetic[/bold]",
+)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("predict")(predict)
+app.command("info")(info)
+app.add_typer(data_command.app, name="data")
+
+
+def _add_bench() -> None:
+    from gnnaccel.bench.cli import app as bench
+
+    app.add_typer(bench, name="bench")
+
+
+_add_bench()
+
+
+def main() -> None:
+    """Entry point. Errors that a user can cause are one line on stderr and exit code 2."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=err, show_path=False)]
+    )
+    logging.captureWarnings(True)
+    warnings.simplefilter("default", UserWarning)
+    try:
+        app()
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        # ours are ValueErrors that already say what to do; the rest keep their type
+        name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        err.print(f"[bold red]error:[/bold red] {name}{error}", highlight=False, markup=True, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,299 @@
+"""`gnnaccel train`, `eval` and `predict` for temporal link prediction."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+import yaml
+from rich.table import Table
+from tqdm import tqdm
+
+from gnnaccel.cli._common import err, out, pick_device
+
+Data = Annotated[str, typer.Option("--data", help="Data set: a name (gnnaccel data list) or a file or folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="Model, i.e. the preset to start from: tgn.")],
+    data: Data = "synthetic",
+    config: Annotated[Path | None, typer.Option(help="YAML file laid over the preset.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Setting as key=value, e.g. train.epochs=3; repeatable.")
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-DATA-SEED by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
+    list_settings: Annotated[bool, typer.Option("--list-settings", help="Print every setting and stop.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse data that is not sorted by time.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train a temporal model on a stream of interactions and test it.
+
+    Examples:
+
+        gnnaccel train tgn --data synthetic
+
+        gnnaccel train tgn --data wikipedia --set train.batch_size=600 --set train.epochs=10 --out runs/wiki
+
+        gnnaccel train tgn --data my/edges.csv --config mine.yaml
+
+        gnnaccel train tgn --data wikipedia --out runs/wiki --resume
+    """
+    from gnnaccel.data.registry import load
+    from gnnaccel.train.config import describe, load_config
+    from gnnaccel.train.link import LinkTask
+    from gnnaccel.train.trainer import Interrupted, Trainer, TrainingError
+
+    settings_used = load_config(model, config, settings or [])
+    if list_settings:
+        table = Table("setting", "default", "meaning")
+        for row in describe():
+            table.add_row(*row)
+        out.print(table)
+        return
+    _threads(threads)
+    where = pick_device(device)
+    label = Path(data).name.partition(".")[0] if Path(data).exists() else data.replace(":", "-")
+    folder = to or Path("runs") / f"{model}-{label}-{settings_used.train.seed}"
+    _prepare(folder, resume, overwrite)
+    events = load(data, strict=strict)
+    err.print(_describe(events), highlight=False)
+    task = LinkTask.create(settings_used, events, where)
+    trainer = Trainer(
+        task, folder, data=_reference(data), progress=not quiet, notify=lambda line: err.print(line, highlight=False)
+    )
+    if resume:
+        trainer.resume()
+        err.print(f"resuming at epoch {trainer.epoch + 1}, batch {trainer.batch + 1}", highlight=False)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings_used.model_dump(), sort_keys=False), "utf-8")
+    try:
+        results = trainer.fit()
+    except Interrupted as stop:
+        err.print(f"{stop}; continue with --out {folder} --resume", highlight=False)
+        raise typer.Exit(130) from None
+    except TrainingError as error:
+        raise ValueError(str(error)) from None
+    out.print(results_table(results, f"{model} on {label}: test"))
+    out.print(f"{results['seconds_per_epoch']:.1f} s an epoch; results in {folder}", highlight=False)
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished or running training, or a best.pt.")],
+    data: Annotated[str | None, typer.Option("--data", help="Same data at another place.")] = None,
+    part: Annotated[str, typer.Option("--split", help="test or val.")] = "test",
+    negatives: Annotated[int | None, typer.Option(min=1, help="Negatives a positive for MRR.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Events a batch.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Evaluate the best epoch of a run: AP, AUC and MRR, transductive and inductive.
+
+    Examples:
+
+        gnnaccel eval runs/tgn-wikipedia-0
+
+        gnnaccel eval runs/tgn-wikipedia-0 --split val --negatives 20 --json
+    """
+    if part not in ("test", "val"):
+        raise ValueError(f"--split must be test or val, got {part!r}")
+    _threads(threads)
+    task, state = _load_task(run, data, pick_device(device), batch_size)
+    if part == "val":
+        task.reset()
+        task.replay(task.split.train)
+        events = task.split.val
+    else:
+        events = task.split.test
+    count = negatives or task.config.eval.negatives
+    with _bar("evaluating", events.stop - events.start, quiet) as bar:
+        metrics = task.evaluate(events, negatives=count, progress=bar)
+    results = {"negatives": count, "best_epoch": state["epoch"] + 1, **{f"{part}_{k}": v for k, v in metrics.items()}}
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        out.print(results_table(results, f"{task.config.model.name} on {state['data']['name']}: {part}", part))
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run, or a best.pt.")],
+    input: Annotated[Path, typer.Option("--input", "-i", help="CSV with columns src,dst,t (scores) or src,t (--top).")],
+    to: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; standard output by default.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Give the best so many destinations of each (src, t).")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Same data at another place.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    quiet: Quiet = False,
+) -> None:
+    """Score interactions, or name the most probable destinations, at given times.
+
+    Ids are those of the data. Each row sees the events strictly before its time, whatever the order of rows.
+
+    Examples:
+
+        gnnaccel predict runs/tgn-wikipedia-0 --input pairs.csv --out scores.csv
+
+        gnnaccel predict runs/tgn-wikipedia-0 --input sources.csv --top 10
+    """
+    from gnnaccel.train.predict import Predictor
+
+    _threads(threads)
+    task, _ = _load_task(run, data, pick_device(device), None)
+    src, dst, t = _read_queries(input, task.events, need_dst=top is None)
+    ids = np.arange(task.events.num_nodes) if task.events.node_ids is None else task.events.node_ids
+    with _bar("replaying", len(task.events), quiet) as bar:
+        predictor = Predictor(task, bar)
+        columns: dict[str, np.ndarray]
+        if top is None:
+            score = predictor.score(src, dst, t).numpy()
+            columns = {"src": ids[src], "dst": ids[dst], "t": t.numpy(), "score": score}
+        else:
+            nodes, scores = predictor.top(src, t, top)
+            k = nodes.shape[1]
+            columns = {
+                "src": ids[src].repeat(k),
+                "t": t.numpy().repeat(k),
+                "rank": np.tile(np.arange(1, k + 1), len(src)),
+                "dst": ids[nodes.reshape(-1)],
+                "score": scores.reshape(-1).numpy(),
+            }
+    _write_csv(columns, to)
+
+
+def results_table(results: dict[str, Any], title: str, part: str = "test") -> Table:
+    """Transductive, inductive and historical metrics as one table."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("events")
+    for column in ("AP", "AUC", f"MRR ({results['negatives']} negatives)", "count"):
+        table.add_column(column, justify="right")
+    rows = [("all", "", "events"), ("with a node unseen in training", "inductive_", "inductive_events")]
+    for name, prefix, count in rows:
+        values = [results[f"{part}_{prefix}{k}"] for k in ("ap", "auc", "mrr")]
+        table.add_row(name, *(f"{v:.4f}" if v == v else "-" for v in values), f"{results[f'{part}_{count}']:,}")
+    old = [results.get(f"{part}_{k}_historical", float("nan")) for k in ("ap", "auc")]
+    table.add_row(
+        "all, against historical negatives", *(f"{v:.4f}" for v in old), "-", f"{results[f'{part}_events']:,}"
+    )
+    return table
+
+
+def _threads(count: int | None) -> None:
+    if count is not None:
+        torch.set_num_threads(count)
+
+
+def _bar(label: str, total: int, quiet: bool) -> tqdm:
+    return tqdm(
+        total=total, desc=label, unit=" events", unit_scale=True, leave=False, dynamic_ncols=True, disable=quiet
+    )
+
+
+def _describe(events) -> str:
+    return f"{events.name}: {events.num_nodes:,} nodes, {len(events):,} events"
+
+
+def _reference(data: str) -> str:
+    # a path is kept absolute in the checkpoint, so that eval and predict find it from any folder
+    return str(Path(data).resolve()) if Path(data).exists() else data
+
+
+def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
+    used = (folder / "checkpoint.pt").exists() or (folder / "best.pt").exists()
+    if resume and not (folder / "checkpoint.pt").exists():
+        raise ValueError(f"--resume: no checkpoint.pt in {folder}; leave --resume out to start a run")
+    if used and overwrite:
+        for name in ("checkpoint.pt", "best.pt", "metrics.jsonl", "results.json", "config.yaml"):
+            (folder / name).unlink(missing_ok=True)
+    elif used and not resume:
+        raise ValueError(f"{folder} already holds a run; give --resume, --overwrite or another --out")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out must be a folder, {folder} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _load_task(run: Path, data: str | None, device: torch.device, batch_size: int | None):
+    from gnnaccel.data.registry import load
+    from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint
+    from gnnaccel.train.link import LinkTask
+    from gnnaccel.train.trainer import check_fits, config_of
+
+    path = run / "best.pt" if run.is_dir() else run
+    if run.is_dir() and not path.exists():
+        raise CheckpointError(f"{run} holds no best.pt: the run has not finished an epoch")
+    state = load_checkpoint(path)
+    config = config_of(state)
+    task = LinkTask.create(config, load(data or state["data"]["name"]), device)
+    check_fits(state, task, path)
+    if batch_size:
+        task.config.eval.batch_size = batch_size
+    task.model.load_state_dict(state["model"])
+    return task, state
+
+
+def _read_queries(path: Path, events, need_dst: bool):
+    """Queries of a CSV as tensors of contiguous ids; an unknown id is named with its row."""
+    import pyarrow.csv
+
+    if not path.is_file():
+        raise ValueError(f"--input: no file {path}")
+    try:
+        table = pyarrow.csv.read_csv(path)
+    except Exception as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    names = ["src", "dst", "t"] if need_dst else ["src", "t"]
+    for name in names:
+        if name not in table.column_names:
+            raise ValueError(f"{path} needs columns {','.join(names)}, it has {','.join(table.column_names)}")
+
+    def rows_of(name: str) -> torch.Tensor:
+        values = table[name].to_numpy()
+        try:
+            return events.lookup(values, side=name)
+        except KeyError as error:
+            unknown = str(error.args[0])
+            row = next((i for i, v in enumerate(values) if unknown.endswith(f" {v} in {events.name}")), None)
+            at = f"row {row + 1}" if row is not None else f"column {name}"
+            raise ValueError(f"{path}, {at}: {name}: {unknown.removeprefix('lookup: ')}") from None
+
+    t = table["t"].to_numpy()
+    if t.dtype.kind not in "iuf" or not np.isfinite(t).all():
+        raise ValueError(f"{path}: column t must hold finite numbers in the unit of the data")
+    times = torch.from_numpy(np.ascontiguousarray(t))
+    if not events.t.dtype.is_floating_point and t.dtype.kind == "f":
+        times = torch.from_numpy(np.ceil(t))  # nothing happens between ticks: t' < 1.5 is t' < 2
+    times = times.to(events.t.dtype)
+    return rows_of("src"), rows_of("dst") if need_dst else times.new_empty(0), times
+
+
+def _write_csv(columns: dict[str, np.ndarray], to: Path | None) -> None:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    table = pa.table(columns)
+    if to is None:
+        pyarrow.csv.write_csv(table, sys.stdout.buffer)
+        return
+    temporary = to.with_name(f".{to.name}.tmp")
+    try:
+        pyarrow.csv.write_csv(table, temporary)
+        shutil.move(temporary, to)
+    finally:
+        temporary.unlink(missing_ok=True)
+    err.print(f"{table.num_rows:,} rows in {to}", highlight=False)

@@ -1,0 +1,156 @@
+"""The command line as a user meets it: in its own process, from data to prediction."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+SMALL = [
+    *("--set", "model.dim_memory=8", "--set", "model.dim_time=6", "--set", "model.dim_embed=8"),
+    *("--set", "train.epochs=1", "--set", "eval.negatives=5", "--set", "model.dim_random=4"),
+]
+
+
+def gnnaccel(*args, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "gnnaccel", *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=200
+    )
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory):
+    """A small stream with string ids and a regular pattern."""
+    path = tmp_path_factory.mktemp("stream") / "edges.csv"
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["src", "dst", "t"])
+        for i in range(1500):
+            writer.writerow([f"user{i % 31}", f"item{(i % 31) * 7 % 12}", 1_600_000_000 + 60 * i])
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(stream, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    done = gnnaccel("train", "tgn", "--data", stream, "--out", folder, "--quiet", *SMALL)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_train_writes_what_it_says(run):
+    names = {p.name for p in run.iterdir()}
+    assert names - {"tensorboard"} == {"config.yaml", "metrics.jsonl", "results.json", "checkpoint.pt", "best.pt"}
+    results = json.loads((run / "results.json").read_text())
+    assert results["test_events"] == 225
+    assert results["semantics"] == "strict"
+    kinds = [json.loads(line)["kind"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert kinds == ["epoch", "test"]
+
+
+def test_eval_repeats_the_test(run):
+    done = gnnaccel("eval", run, "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    again, results = json.loads(done.stdout), json.loads((run / "results.json").read_text())
+    for key in ("test_ap", "test_auc", "test_mrr", "test_ap_historical"):
+        assert again[key] == results[key]
+    table = gnnaccel("eval", run, "--split", "val", "--negatives", 3, "--quiet")
+    assert table.returncode == 0, table.stderr
+    assert "MRR (3 negatives)" in table.stdout
+
+
+def test_predict_scores_rows_in_any_order(run, tmp_path):
+    rows = [("user3", "item9", 1_600_080_000), ("user4", "item4", 1_600_020_000), ("user3", "item0", 1_700_000_000)]
+    (tmp_path / "q.csv").write_text("src,dst,t\n" + "".join(f"{s},{d},{t}\n" for s, d, t in rows))
+    (tmp_path / "r.csv").write_text("src,dst,t\n" + "".join(f"{s},{d},{t}\n" for s, d, t in reversed(rows)))
+    done = gnnaccel("predict", run, "--input", tmp_path / "q.csv", "--out", tmp_path / "o.csv", "--quiet")
+    assert done.returncode == 0, done.stderr
+    got = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
+    assert [(g["src"], g["dst"], int(g["t"])) for g in got] == rows
+    assert all(0 < float(g["score"]) < 1 for g in got)
+    back = gnnaccel("predict", run, "--input", tmp_path / "r.csv", "--quiet")
+    assert [g["score"] for g in csv.DictReader(back.stdout.splitlines())] == [g["score"] for g in reversed(got)]
+
+
+def test_predict_top(run, tmp_path):
+    (tmp_path / "q.csv").write_text("src,t\nuser3,1600080000\nuser7,1600090001\n")
+    done = gnnaccel("predict", run, "--input", tmp_path / "q.csv", "--top", 4, "--quiet")
+    assert done.returncode == 0, done.stderr
+    got = list(csv.DictReader(done.stdout.splitlines()))
+    assert [int(g["rank"]) for g in got] == [1, 2, 3, 4] * 2
+    scores = [float(g["score"]) for g in got[:4]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(g["dst"].startswith("item") for g in got)
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(run, stream):
+    done = gnnaccel("train", "tgn", "--data", stream, "--out", run, *SMALL)
+    assert done.returncode == 2
+    assert "already holds a run; give --resume, --overwrite or another --out" in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["train", "tgm"], "unknown model 'tgm'; there is: tgn"),
+        (["train", "tgn", "--data", "wikpedia"], "wikipedia"),
+        (["train", "tgn", "--set", "train.epoch=1"], "did you mean train.epochs?"),
+        (["train", "tgn", "--set", "train.batch_size=-1"], "train.batch_size"),
+        (["train", "tgn", "--config", "absent.yaml"], "cannot read config absent.yaml"),
+        (["train", "tgn", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N"),
+        (["train", "tgn", "--resume", "--out", "nowhere"], "no checkpoint.pt in nowhere"),
+        (["train", "tgn", "--resume", "--overwrite"], "give one of them"),
+        (["train", "tgn", "--data", "synthetic", "--threads", "0"], "--threads"),
+        (["eval", "nowhere"], "no checkpoint at nowhere"),
+        (["predict", "nowhere", "--input", "q.csv"], "no checkpoint at nowhere"),
+        (["nothing"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(args, says, tmp_path):
+    done = gnnaccel(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("src,dst\nuser1,item1\n", "needs columns src,dst,t"),
+        ("src,dst,t\nuser1,item99,1600080000\n", "item99"),
+        ("src,dst,t\nuser1,item1,soon\n", "column t must hold finite numbers"),
+        ("", "q.csv"),
+    ],
+)
+def test_bad_queries(run, tmp_path, text, says):
+    (tmp_path / "q.csv").write_text(text)
+    done = gnnaccel("predict", run, "--input", tmp_path / "q.csv", "--quiet")
+    assert done.returncode == 2
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_eval_with_other_data_is_refused(run, tmp_path):
+    done = gnnaccel("eval", run, "--data", "synthetic", "--quiet", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "not the same" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--help"], "train"),
+        (["train", "--help"], "gnnaccel train tgn --data synthetic"),
+        (["eval", "--help"], "--negatives"),
+        (["predict", "--help"], "--top"),
+        (["data", "--help"], "fetch"),
+        (["bench", "--help"], "--threads"),
+        (["train", "tgn", "--list-settings"], "train.learning_rate"),
+        (["info"], "temporal_attention"),
+    ],
+)
+def test_help_and_info(args, says):
+    done = gnnaccel(*args)
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout

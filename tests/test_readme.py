@@ -1,0 +1,42 @@
+"""What the README shows works as shown."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer.main
+
+README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = re.findall(r"^    gnnaccel ([^#\n]+)", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=lambda text: text.strip().splitlines()[-1][:40])
+def test_python_block(block):
+    torch.manual_seed(0)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("line", [line.strip() for line in COMMANDS])
+def test_command_line_is_understood(line):
+    from gnnaccel.cli import app
+
+    command, args = typer.main.get_command(app), shlex.split(line)
+    while hasattr(command, "commands"):
+        context = command.make_context("gnnaccel", args[:1], resilient_parsing=True)
+        name, command, args = command.resolve_command(context, args)
+        assert command is not None, name
+    command.make_context(line, args)
+
+
+def test_there_is_something_to_check():
+    assert PYTHON
+    assert len(COMMANDS) >= 6
+
+
+def test_targets_exist():
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text("utf-8")
+    for target in set(re.findall(r"make ([a-z-]+)(?=[ `\n])", README)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
