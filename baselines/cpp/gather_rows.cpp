@@ -62,10 +62,11 @@ Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::option
       const in_t* rows = ptr<in_t>(static_cast<const Tensor&>(table));
       out_t* o = ptr<out_t>(out);
       parallel_chunks(n, kChunk, [&](int64_t begin, int64_t end) {
-        int64_t local[kChunk];
-        const int64_t past = load_ids(ids, begin, end, num_rows, local);
+        int64_t local[kChunk + kRowsAhead];
+        const int64_t ahead = n - end < kRowsAhead ? n - end : kRowsAhead;
+        const int64_t past = load_ids(ids, begin, end + ahead, num_rows, local);
         bad[static_cast<size_t>(begin / kChunk)] = past;
-        if (past < 0) gather_rows_chunk(rows, stride, s, local, o + begin * F, end - begin, F);
+        if (past < 0) gather_rows_chunk(rows, stride, s, local, o + begin * F, end - begin, ahead, F);
       });
     };
     if (table.scalar_type() == ScalarType::Char)
@@ -89,26 +90,22 @@ Groups group_by_id(const Tensor& ids, int64_t num_rows) {
   dispatch_ids(ids.scalar_type(), "gather_rows", [&](auto tag) {
     using id_t = decltype(tag);
     const id_t* p = ptr<id_t>(ids);
-    std::vector<id_t> uniq;
-    std::vector<int64_t> group(static_cast<size_t>(n)), next;
-    const int64_t bad = number_nodes(
-        p, n, num_rows, uniq,
-        [&](int64_t i, int64_t k, bool is_new) {
-          if (is_new) next.push_back(0);
-          ++next[static_cast<size_t>(k)];
-          group[static_cast<size_t>(i)] = k;
-        },
-        [&](int64_t i) { group[static_cast<size_t>(i)] = -1; });
-    if (bad >= 0) refuse(static_cast<int64_t>(p[bad]), num_rows);
-    g.row.assign(uniq.begin(), uniq.end());
-    g.segment.resize(uniq.size() + 1);
+    std::vector<int64_t> group(static_cast<size_t>(n)), next(static_cast<size_t>(n) + 1, 0);
+    const auto found = number_nodes(p, n, num_rows, [&](int64_t i, int64_t k, bool) {
+      group[static_cast<size_t>(i)] = k;
+      ++next[static_cast<size_t>(k + 1)];  // padding counts at 0
+    });
+    if (found.bad >= 0) refuse(static_cast<int64_t>(p[found.bad]), num_rows);
+    const size_t count = static_cast<size_t>(found.count);
+    g.row.assign(found.ids, found.ids + found.count);
+    g.segment.resize(count + 1);
     int64_t total = 0;
-    for (size_t k = 0; k < uniq.size(); ++k) {
+    for (size_t k = 0; k < count; ++k) {
       g.segment[k] = total;
-      total += next[k];
+      total += next[k + 1];
       next[k] = g.segment[k];
     }
-    g.segment[uniq.size()] = total;
+    g.segment[count] = total;
     g.order.resize(static_cast<size_t>(total));
     for (int64_t i = 0; i < n; ++i) {
       const int64_t k = group[static_cast<size_t>(i)];

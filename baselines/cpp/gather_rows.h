@@ -7,6 +7,10 @@
 
 #include "simd.h"
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <immintrin.h>
+#endif
+
 namespace gnnaccel {
 
 // 16-bit floats by their bits: integer arithmetic that every compiler vectorises, exact, indifferent to flush-to-zero.
@@ -68,44 +72,73 @@ GNNACCEL_INLINE void from_double(double x, T* out) {
   from_float(static_cast<float>(x), out);
 }
 
-// out[j] = row[j] * factor, for every pair of types; and sum[j] += row[j]. target_clones does not reach templates.
-#define GNNACCEL_GATHER_PAIR(In, Out)                                                         \
-  GNNACCEL_CLONES inline void convert_row(const In* row, Out* out, int64_t F, float factor) { \
-    for (int64_t j = 0; j < F; ++j) from_float(to_float(row[j]) * factor, out + j);           \
-  }
-#define GNNACCEL_GATHER_DOUBLE(In, Out)                                                                    \
-  inline void convert_row(const In* row, Out* out, int64_t F, float factor) {                              \
-    for (int64_t j = 0; j < F; ++j) from_double(to_double(row[j]) * static_cast<double>(factor), out + j); \
-  }
-#define GNNACCEL_GATHER_FROM(In)         \
-  GNNACCEL_GATHER_PAIR(In, float)        \
-  GNNACCEL_GATHER_PAIR(In, HalfBits)     \
-  GNNACCEL_GATHER_PAIR(In, BFloat16Bits) \
-  GNNACCEL_GATHER_DOUBLE(In, double)
-GNNACCEL_GATHER_FROM(float)
-GNNACCEL_GATHER_FROM(HalfBits)
-GNNACCEL_GATHER_FROM(BFloat16Bits)
-GNNACCEL_GATHER_FROM(int8_t)
-GNNACCEL_GATHER_DOUBLE(double, float)
-GNNACCEL_GATHER_DOUBLE(double, HalfBits)
-GNNACCEL_GATHER_DOUBLE(double, BFloat16Bits)
-GNNACCEL_GATHER_DOUBLE(double, double)
-#undef GNNACCEL_GATHER_FROM
-#undef GNNACCEL_GATHER_DOUBLE
-#undef GNNACCEL_GATHER_PAIR
+// out[j] = row[j] * factor. Pairs that occur in inner loops have overloads (target_clones does not reach templates); a
+// product of any two of these values but doubles is exact in double, so every pair rounds once, from the exact product.
+template <class In, class Out>
+inline void convert_row(const In* row, Out* out, int64_t F, float factor) {
+  for (int64_t j = 0; j < F; ++j) from_double(to_double(row[j]) * static_cast<double>(factor), out + j);
+}
+GNNACCEL_CLONES inline void convert_row(const int8_t* row, float* out, int64_t F, float factor) {
+  for (int64_t j = 0; j < F; ++j) out[j] = static_cast<float>(row[j]) * factor;
+}
+GNNACCEL_CLONES inline void convert_row(const BFloat16Bits* row, float* out, int64_t F, float) {
+  for (int64_t j = 0; j < F; ++j) out[j] = to_float(row[j]);
+}
+GNNACCEL_CLONES inline void convert_row(const float* row, BFloat16Bits* out, int64_t F, float) {
+  for (int64_t j = 0; j < F; ++j) from_float(row[j], out + j);
+}
+GNNACCEL_CLONES inline void half_to_float(const HalfBits* row, float* out, int64_t F) {
+  for (int64_t j = 0; j < F; ++j) out[j] = to_float(row[j]);
+}
+GNNACCEL_CLONES inline void float_to_half(const float* row, HalfBits* out, int64_t F) {
+  for (int64_t j = 0; j < F; ++j) from_float(row[j], out + j);
+}
 
-#define GNNACCEL_ADD(In, Sum, convert)                                      \
-  GNNACCEL_CLONES inline void add_row(const In* row, Sum* sum, int64_t F) { \
-    for (int64_t j = 0; j < F; ++j) sum[j] += convert(row[j]);              \
-  }
-GNNACCEL_ADD(float, float, to_float)
-GNNACCEL_ADD(HalfBits, float, to_float)
-GNNACCEL_ADD(BFloat16Bits, float, to_float)
-GNNACCEL_ADD(float, double, to_double)
-GNNACCEL_ADD(HalfBits, double, to_double)
-GNNACCEL_ADD(BFloat16Bits, double, to_double)
-GNNACCEL_ADD(double, double, to_double)
-#undef GNNACCEL_ADD
+#if defined(__x86_64__) && defined(__GNUC__)
+// Four times as fast as the integer arithmetic; the same values.
+inline const bool kF16c = __builtin_cpu_supports("avx2");  // every processor with AVX2 has F16C
+__attribute__((target("avx2,f16c"))) inline int64_t half_to_float_f16c(const HalfBits* row, float* out, int64_t F) {
+  int64_t j = 0;
+  for (; j + 8 <= F; j += 8)
+    _mm256_storeu_ps(out + j, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + j))));
+  return j;
+}
+__attribute__((target("avx2,f16c"))) inline int64_t float_to_half_f16c(const float* row, HalfBits* out, int64_t F) {
+  int64_t j = 0;
+  for (; j + 8 <= F; j += 8)
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + j),
+                     _mm256_cvtps_ph(_mm256_loadu_ps(row + j), _MM_FROUND_TO_NEAREST_INT));
+  return j;
+}
+#else
+constexpr bool kF16c = false;
+inline int64_t half_to_float_f16c(const HalfBits*, float*, int64_t) { return 0; }
+inline int64_t float_to_half_f16c(const float*, HalfBits*, int64_t) { return 0; }
+#endif
+
+inline void convert_row(const HalfBits* row, float* out, int64_t F, float) {
+  const int64_t done = kF16c ? half_to_float_f16c(row, out, F) : 0;
+  if (done < F) half_to_float(row + done, out + done, F - done);
+}
+inline void convert_row(const float* row, HalfBits* out, int64_t F, float) {
+  const int64_t done = kF16c ? float_to_half_f16c(row, out, F) : 0;
+  if (done < F) float_to_half(row + done, out + done, F - done);
+}
+
+// sum[j] += row[j]
+template <class In>
+inline void add_row(const In* row, double* sum, int64_t F) {
+  for (int64_t j = 0; j < F; ++j) sum[j] += to_double(row[j]);
+}
+GNNACCEL_CLONES inline void add_row(const float* row, float* sum, int64_t F) {
+  for (int64_t j = 0; j < F; ++j) sum[j] += row[j];
+}
+GNNACCEL_CLONES inline void add_row(const BFloat16Bits* row, float* sum, int64_t F) {
+  for (int64_t j = 0; j < F; ++j) sum[j] += to_float(row[j]);
+}
+GNNACCEL_CLONES inline void add_row(const HalfBits* row, float* sum, int64_t F) {
+  for (int64_t j = 0; j < F; ++j) sum[j] += to_float(row[j]);
+}
 
 template <class Sum, class Out>
 void store_row(const Sum* sum, Out* out, int64_t F) {
@@ -116,29 +149,27 @@ void store_row(const Sum* sum, Out* out, int64_t F) {
   }
 }
 
-inline void prefetch_row(const void* row, int64_t bytes) {
-  // the hardware follows a row of its own accord after a few lines
-  constexpr int64_t kLines = 8;
-  const char* p = static_cast<const char*>(row);
-  for (int64_t at = 0; at < bytes && at < kLines * 64; at += 64) __builtin_prefetch(p + at);
+constexpr int64_t kRowsAhead = 16;  // rows between prefetch and use
+
+// The hardware fetches the rest of a row by itself once its first lines are read.
+inline void prefetch_row(const void* row) {
+  __builtin_prefetch(row);
+  __builtin_prefetch(static_cast<const char*>(row) + 64);
 }
 
-// Rows ids[0..n) of `table` (stride in elements) to `out` [n, F]; a negative id gives zeros. ids are in range.
+// Rows ids[0..n) of `table` (stride in elements) to `out` [n, F]; a negative id gives zeros. `ids` holds n + ahead ids,
+// all in range.
 template <class In, class Out>
 void gather_rows_chunk(const In* table, int64_t stride, const float* scale, const int64_t* ids, Out* out, int64_t n,
-                       int64_t F) {
-  const int64_t row_bytes = F * static_cast<int64_t>(sizeof(In));
-  const int64_t ahead = row_bytes >= 2048 ? 2 : row_bytes >= 256 ? 8 : 16;
-  for (int64_t i = 0; i < n && i < ahead; ++i)
-    if (ids[i] >= 0) prefetch_row(table + ids[i] * stride, row_bytes);
+                       int64_t ahead, int64_t F) {
   for (int64_t i = 0; i < n; ++i) {
-    if (i + ahead < n && ids[i + ahead] >= 0) prefetch_row(table + ids[i + ahead] * stride, row_bytes);
+    if (i + kRowsAhead < n + ahead && ids[i + kRowsAhead] >= 0) prefetch_row(table + ids[i + kRowsAhead] * stride);
     const int64_t id = ids[i];
     Out* o = out + i * F;
     if (id < 0) {
       std::memset(static_cast<void*>(o), 0, static_cast<size_t>(F) * sizeof(Out));
     } else if constexpr (std::is_same_v<In, Out>) {
-      std::memcpy(static_cast<void*>(o), table + id * stride, static_cast<size_t>(row_bytes));
+      std::memcpy(static_cast<void*>(o), table + id * stride, static_cast<size_t>(F) * sizeof(Out));
     } else {
       convert_row(table + id * stride, o, F, scale == nullptr ? 1.0f : scale[id]);
     }
@@ -158,7 +189,7 @@ void sum_rows_window(const In* grad, const int64_t* order, const int64_t* segmen
     Sum* to = !starts ? head : !stops ? tail : sum;
     std::memset(to, 0, static_cast<size_t>(F) * sizeof(Sum));
     for (; at < stop; ++at) {
-      if (at + 4 < end) prefetch_row(grad + order[at + 4] * F, F * static_cast<int64_t>(sizeof(In)));
+      if (at + kRowsAhead < end) prefetch_row(grad + order[at + kRowsAhead] * F);
       add_row(grad + order[at] * F, to, F);
     }
     if (starts && stops) store_row(sum, out + row[group] * F, F);

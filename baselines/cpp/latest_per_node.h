@@ -5,19 +5,16 @@
 
 namespace gnnaccel {
 
+// best[row] of the row-th distinct node, room for n.
 template <class Id, class Time, class Eid>
-void latest_positions(const Id* nodes, const Time* t, const Eid* eid, int64_t n, std::vector<Id>& uniq,
-                      std::vector<int64_t>& best) {
-  best.clear();
-  number_nodes(
-      nodes, n, -1, uniq,
-      [&](int64_t i, int64_t row, bool is_new) {
-        if (is_new) return best.push_back(i);
-        int64_t& b = best[static_cast<size_t>(row)];
-        // i comes after b, so it wins a full tie
-        if (t[i] > t[b] || (t[i] == t[b] && (eid == nullptr || eid[i] >= eid[b]))) b = i;
-      },
-      [](int64_t) {});
+Distinct<Id> latest_positions(const Id* nodes, const Time* t, const Eid* eid, int64_t n, int64_t* best) {
+  return number_nodes(nodes, n, -1, [=](int64_t i, int64_t row, bool is_new) {
+    if (row < 0) return;
+    // i comes after best[row], so it wins a full tie
+    const int64_t b = is_new ? i : best[row];
+    const bool later = t[i] > t[b] || (t[i] == t[b] && (eid == nullptr || eid[i] >= eid[b]));
+    best[row] = later ? i : b;
+  });
 }
 
 }  // namespace gnnaccel

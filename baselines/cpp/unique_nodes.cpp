@@ -16,16 +16,14 @@ std::tuple<Tensor, Tensor> unique_nodes_cpu(const Tensor& ids_in, std::optional<
     using id_t = decltype(tag);
     const id_t* p = ptr<id_t>(ids);
     int64_t* inv = ptr<int64_t>(inverse);
-    static thread_local std::vector<id_t> found;
-    const int64_t bad = number_nodes(
-        p, n, num_nodes.value_or(-1), found, [inv](int64_t i, int64_t row, bool) { inv[i] = row; },
-        [inv](int64_t i) { inv[i] = -1; });
-    if (bad >= 0) {
+    const auto found =
+        number_nodes(p, n, num_nodes.value_or(-1), [inv](int64_t i, int64_t row, bool) { inv[i] = row; });
+    if (found.bad >= 0) {
       throw std::invalid_argument("unique_nodes: ids must be below num_nodes = " + std::to_string(*num_nodes) +
-                                  ", got " + std::to_string(p[bad]));
+                                  ", got " + std::to_string(p[found.bad]));
     }
-    uniq = empty({static_cast<int64_t>(found.size())}, ids.scalar_type());
-    if (!found.empty()) std::memcpy(uniq.data_ptr(), found.data(), found.size() * sizeof(id_t));
+    uniq = empty({found.count}, ids.scalar_type());
+    if (found.count) std::memcpy(uniq.data_ptr(), found.ids, static_cast<size_t>(found.count) * sizeof(id_t));
   });
   return {uniq, inverse};
 }

@@ -44,70 +44,77 @@ inline int hash_bits(int64_t n) {
 
 // A table indexed by id beats hashing while it stays in cache, or when it is no larger than the hash table would be.
 inline bool direct_pays(int64_t n, int64_t num_nodes) {
-  return num_nodes >= 0 && (num_nodes <= (int64_t{1} << 18) || num_nodes <= 8 * n);
+  return num_nodes >= 0 && (num_nodes <= (int64_t{1} << 20) || num_nodes <= 2 * n);
 }
 
-// Calls f(i, row, is_new) for every id >= 0, in order; row counts distinct ids by first appearance, `uniq` receives
-// them. Negative ids are padding and skipped: `padding(i)`. With num_nodes >= 0 every id must be below it; returns the
-// position of the first that is not, else -1.
-template <class Id, class F, class P>
-int64_t number_nodes(const Id* ids, int64_t n, int64_t num_nodes, std::vector<Id>& uniq, const F& f, const P& padding) {
+template <class Id>
+struct Distinct {
+  const Id* ids;  // in order of first appearance; valid until the next call
+  int64_t count;
+  int64_t bad;  // position of the first id that is not below num_nodes, or -1
+};
+
+// a if the condition holds, else b, by arithmetic: compilers make branches of ?: here, and nobody predicts these
+// conditions.
+inline uint64_t select(bool condition, uint64_t a, uint64_t b) {
+  return b ^ ((a ^ b) & (uint64_t{0} - static_cast<uint64_t>(condition)));
+}
+
+// Calls f(i, row, is_new) for every id, in order: row counts distinct ids by first appearance, -1 at negative ids
+// (padding). num_nodes < 0: unknown. The loop branches on nothing but the hash's collisions.
+template <class Id, class F>
+Distinct<Id> number_nodes(const Id* ids, int64_t n, int64_t num_nodes, const F& f) {
   static thread_local StampTable table;
-  uniq.clear();
-  const bool bounded = num_nodes >= 0;
-  int64_t bad = -1;
-  auto run = [&](uint64_t* slots, auto home, auto same, auto next) {
+  static thread_local std::vector<Id> buffer;  // -1, then the distinct ids
+  if (buffer.size() < static_cast<size_t>(n) + 2) buffer.resize(static_cast<size_t>(n) + 2);
+  buffer[0] = -1;
+  Id* const found = buffer.data() + 1;
+  const uint64_t limit = num_nodes < 0 ? uint64_t{1} << 63 : static_cast<uint64_t>(num_nodes);
+  int64_t count = 0;
+  bool past = false;
+  auto run = [&](uint64_t size, auto home, auto same, auto next, auto put) {
+    uint64_t* const slots = table.begin(size + 2);
     const uint64_t stamp = table.stamp();
+    slots[size] = stamp | 0xffffffffu;  // the slot of padding: never new, row -1
+    auto slot_of = [&](uint64_t id) { return select(id >= limit, size, home(id)); };
     for (int64_t i = 0; i < n; ++i) {
-      if (i + kAhead < n) {
-        const int64_t later = static_cast<int64_t>(ids[i + kAhead]);
-        if (later >= 0 && (!bounded || later < num_nodes)) __builtin_prefetch(slots + home(later), 1);
-      }
-      const int64_t id = static_cast<int64_t>(ids[i]);
-      if (id < 0) {
-        padding(i);
-        continue;
-      }
-      if (bounded && id >= num_nodes) {
-        bad = i;
-        return;
-      }
-      size_t at = home(id);
-      while (true) {
-        const uint64_t slot = slots[at];
-        if ((slot & ~uint64_t{0xffffffff}) != stamp) {
-          const uint64_t row = uniq.size();
-          slots[at] = stamp | row;
-          uniq.push_back(ids[i]);
-          f(i, static_cast<int64_t>(row), true);
-          break;
-        }
-        const int64_t row = static_cast<int64_t>(slot & 0xffffffff);
-        if (same(row, id)) {
-          f(i, row, false);
-          break;
-        }
+      __builtin_prefetch(slots + slot_of(static_cast<uint64_t>(ids[i + kAhead < n ? i + kAhead : i])), 1);
+      const int64_t id = static_cast<int64_t>(ids[i]) | (static_cast<int64_t>(ids[i]) >> 63);  // all padding is -1
+      const bool outside = static_cast<uint64_t>(id) >= limit;
+      past |= outside & (id >= 0);
+      uint64_t at = slot_of(static_cast<uint64_t>(id)), slot = slots[at];
+      bool is_new = (slot ^ stamp) >> 32 != 0;
+      while (!(is_new | outside | same(slots + at, id))) {
         at = next(at);
+        slot = slots[at];
+        is_new = (slot ^ stamp) >> 32 != 0;
       }
+      const uint64_t row = select(is_new, static_cast<uint64_t>(count), slot & 0xffffffffu);
+      slots[at] = stamp | row;
+      put(slots + at, id);
+      found[count] = static_cast<Id>(id);
+      count += is_new;
+      f(i, static_cast<int64_t>(static_cast<int32_t>(row)), is_new);
     }
   };
   if (direct_pays(n, num_nodes)) {
     run(
-        table.begin(static_cast<size_t>(num_nodes)), [](int64_t id) { return static_cast<size_t>(id); },
-        [](int64_t, int64_t) { return true; }, [](size_t at) { return at; });
+        static_cast<uint64_t>(num_nodes), [](uint64_t id) { return id; }, [](uint64_t*, int64_t) { return true; },
+        [](uint64_t at) { return at; }, [](uint64_t*, int64_t) {});
   } else {
+    // slots come in pairs: stamp and row, then the id
     const int bits = hash_bits(n);
-    const size_t mask = (size_t{1} << bits) - 1;
+    const uint64_t mask = (uint64_t{2} << bits) - 2;
     run(
-        table.begin(mask + 1),
-        [bits](int64_t id) {  // Fibonacci hashing
-          return static_cast<size_t>((static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15u) >> (64 - bits));
-        },
-        [&uniq](int64_t row, int64_t id) { return static_cast<int64_t>(uniq[static_cast<size_t>(row)]) == id; },
-        [mask](size_t at) { return (at + 1) & mask; });
+        mask + 2, [bits](uint64_t id) { return (id * 0x9E3779B97F4A7C15u) >> (64 - bits) << 1; },  // Fibonacci hashing
+        [](uint64_t* slot, int64_t id) { return static_cast<int64_t>(slot[1]) == id; },
+        [mask](uint64_t at) { return (at + 2) & mask; },
+        [](uint64_t* slot, int64_t id) { slot[1] = static_cast<uint64_t>(id); });
   }
   table.end();
-  return bad;
+  int64_t bad = -1;
+  for (int64_t i = 0; past && bad < 0; ++i) bad = ids[i] >= 0 && static_cast<uint64_t>(ids[i]) >= limit ? i : -1;
+  return {found, count, bad};
 }
 
 }  // namespace gnnaccel
