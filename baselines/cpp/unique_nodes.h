@@ -64,15 +64,18 @@ inline uint64_t select(bool condition, uint64_t a, uint64_t b) {
 // (padding). num_nodes < 0: unknown. The loop branches on nothing but the hash's collisions.
 template <class Id, class F>
 Distinct<Id> number_nodes(const Id* ids, int64_t n, int64_t num_nodes, const F& f) {
-  static thread_local StampTable table;
+  // two tables: an id in a pair of the hash table must never be taken for a stamp
+  static thread_local StampTable by_id, by_hash;
   static thread_local std::vector<Id> buffer;  // -1, then the distinct ids
-  if (buffer.size() < static_cast<size_t>(n) + 2) buffer.resize(static_cast<size_t>(n) + 2);
+  const size_t room = static_cast<size_t>(n) + 2;
+  if (buffer.size() > StampTable::kKeep && room <= StampTable::kKeep) std::vector<Id>().swap(buffer);
+  if (buffer.size() < room) buffer.resize(room);
   buffer[0] = -1;
   Id* const found = buffer.data() + 1;
   const uint64_t limit = num_nodes < 0 ? uint64_t{1} << 63 : static_cast<uint64_t>(num_nodes);
   int64_t count = 0;
   bool past = false;
-  auto run = [&](uint64_t size, auto home, auto same, auto next, auto put) {
+  auto run = [&](StampTable& table, uint64_t size, auto home, auto same, auto next, auto put) {
     uint64_t* const slots = table.begin(size + 2);
     const uint64_t stamp = table.stamp();
     slots[size] = stamp | 0xffffffffu;  // the slot of padding: never new, row -1
@@ -96,22 +99,23 @@ Distinct<Id> number_nodes(const Id* ids, int64_t n, int64_t num_nodes, const F& 
       count += is_new;
       f(i, static_cast<int64_t>(static_cast<int32_t>(row)), is_new);
     }
+    table.end();
   };
   if (direct_pays(n, num_nodes)) {
     run(
-        static_cast<uint64_t>(num_nodes), [](uint64_t id) { return id; }, [](uint64_t*, int64_t) { return true; },
-        [](uint64_t at) { return at; }, [](uint64_t*, int64_t) {});
+        by_id, static_cast<uint64_t>(num_nodes), [](uint64_t id) { return id; },
+        [](uint64_t*, int64_t) { return true; }, [](uint64_t at) { return at; }, [](uint64_t*, int64_t) {});
   } else {
     // slots come in pairs: stamp and row, then the id
     const int bits = hash_bits(n);
     const uint64_t mask = (uint64_t{2} << bits) - 2;
     run(
-        mask + 2, [bits](uint64_t id) { return (id * 0x9E3779B97F4A7C15u) >> (64 - bits) << 1; },  // Fibonacci hashing
+        by_hash, mask + 2,
+        [bits](uint64_t id) { return (id * 0x9E3779B97F4A7C15u) >> (64 - bits) << 1; },  // Fibonacci hashing
         [](uint64_t* slot, int64_t id) { return static_cast<int64_t>(slot[1]) == id; },
         [mask](uint64_t at) { return (at + 2) & mask; },
         [](uint64_t* slot, int64_t id) { slot[1] = static_cast<uint64_t>(id); });
   }
-  table.end();
   int64_t bad = -1;
   for (int64_t i = 0; past && bad < 0; ++i) bad = ids[i] >= 0 && static_cast<uint64_t>(ids[i]) >= limit ? i : -1;
   return {found, count, bad};
