@@ -56,3 +56,31 @@ register(
         bytes=moved,
     )
 )
+
+
+def make_grad(params: Mapping[str, Any], device: str, seed: int) -> dict[str, Any]:
+    args = make(params, device, seed)
+    gen = torch.Generator().manual_seed(seed)
+    # popular rows come often
+    ids = (torch.rand(params["n"], generator=gen, dtype=torch.float64) ** 3 * params["N"]).long()
+    return {**args, "ids": ids.to(device)}
+
+
+register(
+    Entry(
+        op="gather_rows_grad",
+        cases={
+            "block_k10_batch600": {"N": 9_227, "F": 100, "n": 18_000, "dtype": "float32"},
+            "embedding_100k_of_100k": {"N": 100_000, "F": 100, "n": 100_000, "dtype": "float32"},
+        },
+        tiny={"N": 50, "F": 20, "n": 300, "dtype": "float32"},
+        make=make_grad,
+        providers={"gnnaccel": gather_rows, **PROVIDERS},
+        reference=cast_reference,
+        reference_cases=("tiny",),
+        grad=("table",),
+        modes=("bwd", "full"),
+        bytes=moved,
+        bytes_bwd=lambda a: 4 * (a["ids"].numel() + a["table"].shape[0]) * a["table"].shape[1],
+    )
+)

@@ -10,7 +10,7 @@ namespace {
 
 constexpr int64_t kChunk = 128;  // rows a task
 constexpr int64_t kWindow = 64;  // positions a task of the backward pass; fixed, so that sums do not depend on threads
-constexpr int64_t kZero = 1 << 18;  // bytes
+constexpr int64_t kZero = 512;   // rows a task that zeroes them
 
 template <class F>
 void dispatch_rows(ScalarType dtype, const F& f) {
@@ -138,7 +138,7 @@ void sum_rows(const In* grad, const Groups& g, Out* out, int64_t F) {
     // the group that runs from window w into w + 1, once: where it starts
     if (start >= (w + 1) * kWindow || start < w * kWindow) continue;
     for (int64_t later = w + 1; later * kWindow < stop; ++later) add_row(head(later), tail(w), F);
-    store_row(tail(w), out + g.row[static_cast<size_t>(k)] * F, F);
+    copy_row(tail(w), out + g.row[static_cast<size_t>(k)] * F, F);
   }
 }
 
@@ -150,9 +150,13 @@ Tensor gather_rows_backward_cpu(const Tensor& grad_in, const Tensor& ids_in, int
   dispatch_rows(dtype, [&](auto out_tag) {
     using out_t = decltype(out_tag);
     out_t* o = ptr<out_t>(out);
-    const int64_t bytes = num_rows * F * static_cast<int64_t>(sizeof(out_t));
-    parallel_chunks(bytes, kZero, [&](int64_t begin, int64_t end) {
-      std::memset(reinterpret_cast<char*>(o) + begin, 0, static_cast<size_t>(end - begin));
+    // zero what no sum will be written to
+    std::vector<uint8_t> summed(static_cast<size_t>(num_rows), 0);
+    for (int64_t row : groups.row) summed[static_cast<size_t>(row)] = 1;
+    parallel_chunks(num_rows, kZero, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        if (!summed[static_cast<size_t>(r)])
+          std::memset(static_cast<void*>(o + r * F), 0, static_cast<size_t>(F) * sizeof(out_t));
     });
     dispatch_rows(grad.scalar_type(), [&](auto in_tag) {
       using in_t = decltype(in_tag);

@@ -140,12 +140,12 @@ GNNACCEL_CLONES inline void add_row(const HalfBits* row, float* sum, int64_t F) 
   for (int64_t j = 0; j < F; ++j) sum[j] += to_float(row[j]);
 }
 
-template <class Sum, class Out>
-void store_row(const Sum* sum, Out* out, int64_t F) {
-  if constexpr (std::is_same_v<Sum, Out>) {
-    std::memcpy(out, sum, static_cast<size_t>(F) * sizeof(Sum));
+template <class In, class Out>
+void copy_row(const In* row, Out* out, int64_t F, float factor = 1.0f) {
+  if constexpr (std::is_same_v<In, Out>) {
+    std::memcpy(static_cast<void*>(out), row, static_cast<size_t>(F) * sizeof(In));
   } else {
-    convert_row(sum, out, F, 1.0f);
+    convert_row(row, out, F, factor);
   }
 }
 
@@ -168,10 +168,8 @@ void gather_rows_chunk(const In* table, int64_t stride, const float* scale, cons
     Out* o = out + i * F;
     if (id < 0) {
       std::memset(static_cast<void*>(o), 0, static_cast<size_t>(F) * sizeof(Out));
-    } else if constexpr (std::is_same_v<In, Out>) {
-      std::memcpy(static_cast<void*>(o), table + id * stride, static_cast<size_t>(F) * sizeof(Out));
     } else {
-      convert_row(table + id * stride, o, F, scale == nullptr ? 1.0f : scale[id]);
+      copy_row(table + id * stride, o, F, scale == nullptr ? 1.0f : scale[id]);
     }
   }
 }
@@ -186,13 +184,19 @@ void sum_rows_window(const In* grad, const int64_t* order, const int64_t* segmen
   for (int64_t at = begin; at < end; ++group) {
     const int64_t stop = segment[group + 1] < end ? segment[group + 1] : end;
     const bool starts = segment[group] >= begin, stops = segment[group + 1] <= end;
+    Out* const target = out + row[group] * F;
     Sum* to = !starts ? head : !stops ? tail : sum;
-    std::memset(to, 0, static_cast<size_t>(F) * sizeof(Sum));
-    for (; at < stop; ++at) {
+    if constexpr (std::is_same_v<Sum, Out>) to = starts && stops ? target : to;
+    for (bool first = true; at < stop; ++at, first = false) {
       if (at + kRowsAhead < end) prefetch_row(grad + order[at + kRowsAhead] * F);
-      add_row(grad + order[at] * F, to, F);
+      if (first)
+        copy_row(grad + order[at] * F, to, F);
+      else
+        add_row(grad + order[at] * F, to, F);
     }
-    if (starts && stops) store_row(sum, out + row[group] * F, F);
+    if constexpr (!std::is_same_v<Sum, Out>) {
+      if (starts && stops) copy_row(sum, target, F);
+    }
   }
 }
 
