@@ -218,6 +218,9 @@ std::tuple<Tensor, Tensor, Tensor> temporal_attention_cpu(const Tensor& u, const
                  const AttentionShape<A>& a = in.shape;
                  const Rows<A> c_rows(c, H);
                  const Store<A> store = storer<A>(u.scalar_type());
+                 void *z_out = z.data_ptr(), *s_out = s.data_ptr();
+                 A* logit_out = ptr<A>(logit);
+
                  torch::stable::parallel_for(0, in.nbrs.tasks(), 1, [&](int64_t first, int64_t last) {
                    AttentionScratch<A> m(a);
                    for (int64_t r = in.nbrs.chunk[static_cast<size_t>(first)];
@@ -232,12 +235,12 @@ std::tuple<Tensor, Tensor, Tensor> temporal_attention_cpu(const Tensor& u, const
                        std::fill_n(m.s, H, A{0});
                      }
                      for (int64_t h = 0; h < H; ++h) {
-                       A* out = ptr<A>(logit) + (r * H + h) * K;
+                       A* out = logit_out + (r * H + h) * K;
                        std::copy_n(m.logit + h * a.slots, n, out);
                        std::fill_n(out + n, K - n, A{0});
-                       store(z.data_ptr(), (r * H + h) * F_, F_, m.z + h * a.width);
+                       store(z_out, (r * H + h) * F_, F_, m.z + h * a.width);
                      }
-                     store(s.data_ptr(), r * H, H, m.s);
+                     store(s_out, r * H, H, m.s);
                    }
                  });
                });
@@ -258,7 +261,8 @@ Tensor table_gradient(const Problem<A>& in, const Rows<A>& dz, const std::vector
     const int64_t c0 = first * kLanes<A>, columns = std::min(dim, last * kLanes<A>) - c0;
     std::vector<A> source(static_cast<size_t>(2 * H * columns));
     std::vector<int64_t> row(static_cast<size_t>(K));
-    for (int64_t i = 0; i < rows; ++i) std::fill_n(ptr<A>(sum) + i * dim + c0, columns, A{0});
+    A* out = ptr<A>(sum) + c0;
+    for (int64_t i = 0; i < rows; ++i) std::fill_n(out + i * dim, columns, A{0});
     for (int64_t r = 0; r < in.nbrs.R; ++r) {
       const int64_t n = in.nbrs.count[r];
       if (n == 0) continue;
@@ -267,8 +271,7 @@ Tensor table_gradient(const Problem<A>& in, const Rows<A>& dz, const std::vector
         in.u.get_part(r, h, column + c0, columns, source.data() + (H + h) * columns);
       }
       for (int64_t k = 0; k < n; ++k) row[static_cast<size_t>(k)] = row_of(r, k);
-      scatter_root(ptr<A>(sum) + c0, dim, row.data(), n, source.data(), weight.data() + r * 2 * H * K, K, 2 * H,
-                   columns);
+      scatter_root(out, dim, row.data(), n, source.data(), weight.data() + r * 2 * H * K, K, 2 * H, columns);
     }
   });
   if (!direct) {
@@ -298,6 +301,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
                  const AttentionShape<A>& a = in.shape;
                  const Rows<A> dz(dz_in, F_), ds(ds_in, H);
                  const Store<A> store = storer<A>(u.scalar_type());
+                 void *du_out = du.data_ptr(), *dc_out = dc.data_ptr();
+                 const A* logit_data = ptr<A>(logits);
+
                  const bool scatters = need_node || need_edge;
                  // row weights for the table gradients, [R, 2 H, K]
                  std::vector<A> weight(static_cast<size_t>(scatters ? R * 2 * H * K : 0));
@@ -314,7 +320,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
                          in.gather(m, r, n);
                          for (int64_t h = 0; h < H; ++h) {
                            dz.get(r, h, m.dz + h * a.width);
-                           std::copy_n(ptr<A>(logits) + (r * H + h) * K, n, m.logit + h * a.slots);
+                           std::copy_n(logit_data + (r * H + h) * K, n, m.logit + h * a.slots);
                          }
                          ds.get_row(r, m.ds);
                          attend_root_backward(a, m, r, n);
@@ -327,8 +333,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
                          std::fill_n(m.z, H * a.width, A{0});
                          std::fill_n(m.dc, H, A{0});
                        }
-                       for (int64_t h = 0; h < H; ++h) store(du.data_ptr(), (r * H + h) * F_, F_, m.z + h * a.width);
-                       store(dc.data_ptr(), r * H, H, m.dc);
+                       for (int64_t h = 0; h < H; ++h) store(du_out, (r * H + h) * F_, F_, m.z + h * a.width);
+                       store(dc_out, r * H, H, m.dc);
                      }
                      std::copy_n(m.grad_w, T, partial.data() + task * 2 * T);
                      std::copy_n(m.grad_b, T, partial.data() + task * 2 * T + T);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <memory>
 
@@ -28,8 +29,7 @@ constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(A));
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-// --- dropout
-// ----------------------------------------------------------------------------------------------------------------
+// --- dropout ---
 
 // Philox4x32-10 (Salmon et al., SC 2011). Key = seed, counter = (root low, head, slot / 4, root high); slot % 4 is the
 // word.
@@ -70,24 +70,37 @@ struct AttentionDropout {
 // -------------------------------------------------------------------------------------------- x: rows of `width` (a
 // multiple of the lanes, 64-byte aligned, zero beyond F).
 
+template <class A>
+GNNACCEL_INLINE A sum_lanes(const vec_t<A>& v) {
+  typedef A half __attribute__((vector_size(32)));
+  typedef A quarter __attribute__((vector_size(16)));
+  union {
+    vec_t<A> whole;
+    half halves[2];
+  } h = {v};
+  union {
+    half whole;
+    quarter quarters[2];
+  } q = {h.halves[0] + h.halves[1]};
+  const quarter last = q.quarters[0] + q.quarters[1];
+  if constexpr (sizeof(A) == 4) return (last[0] + last[2]) + (last[1] + last[3]);
+  return last[0] + last[1];
+}
+
 template <int N, int M, class A>
 GNNACCEL_INLINE void dot_block(const A* x, const A* q, A* out, int64_t out_stride, int64_t width) {
   using V = vec_t<A>;
   V acc[N][M] = {};
   for (int64_t f = 0; f < width; f += kLanes<A>) {
+    V row[N];
+    for (int i = 0; i < N; ++i) row[i] = *reinterpret_cast<const V*>(x + i * width + f);
     for (int j = 0; j < M; ++j) {
       const V b = *reinterpret_cast<const V*>(q + j * width + f);
-      for (int i = 0; i < N; ++i) acc[i][j] += *reinterpret_cast<const V*>(x + i * width + f) * b;
+      for (int i = 0; i < N; ++i) acc[i][j] += row[i] * b;
     }
   }
   for (int i = 0; i < N; ++i)
-    for (int j = 0; j < M; ++j) {
-      A s[kLanes<A>];
-      *reinterpret_cast<V*>(s) = acc[i][j];
-      for (int64_t half = kLanes<A> / 2; half > 0; half /= 2)
-        for (int64_t l = 0; l < half; ++l) s[l] += s[l + half];
-      out[j * out_stride + i] = s[0];
-    }
+    for (int j = 0; j < M; ++j) out[j * out_stride + i] = sum_lanes<A>(acc[i][j]);
 }
 
 // out[j, i] = x_i . q_j for n rows x and m rows q.
@@ -134,8 +147,7 @@ GNNACCEL_INLINE void mix_rows(const A* x, const A* p, A* out, int64_t p_stride, 
   if (j < m) mix_heads<1>(x, p + j * p_stride, out + j * width, p_stride, n, width);
 }
 
-// --- time
-// ---------------------------------------------------------------------------------------------------------------------
+// --- time ---
 
 // w and b in turns for float, in radians for double.
 GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, float* out, int64_t T) {
@@ -158,8 +170,7 @@ GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, do
   }
 }
 
-// --- one root
-// -----------------------------------------------------------------------------------------------------------------
+// --- one root ---
 
 template <class A>
 struct AttentionShape {
@@ -172,44 +183,77 @@ struct AttentionShape {
 // One thread's working memory. Rows are padded and zero beyond F; per-slot arrays are [H, slots].
 template <class A>
 struct AttentionScratch {
-  A *x, *sine;                   // [K, width], [K, T padded]
-  A *q, *dz, *z;                 // [H, width]; z is the output: z, or du in the backward pass
-  A *p, *e, *logit, *mask;       // [H, slots]
-  A *c, *s, *ds, *dc;            // [H]
-  double *dt, *grad_w, *grad_b;  // [K], [T], [T]
+  A *x, *sine;                        // [K, width], [K, T padded]
+  A* wave;                            // [2 H, T padded]
+  A *q, *dz, *z;                      // [H, width]; z is the output: z, or du in the backward pass
+  A *p, *e, *logit, *mask, *product;  // [H, slots]
+  A *c, *s, *ds, *dc;                 // [H]
+  double *dt, *grad_w, *grad_b;       // [K], [T], [T]
 
   explicit AttentionScratch(const AttentionShape<A>& a) {
     const int64_t row = a.H * a.width, slot = a.H * a.slots, head = round_up(a.H, kLanes<A>);
-    const int64_t wave = round_up(a.T, kLanes<A>);
-    const int64_t n = a.K * (a.width + wave) + 3 * row + 4 * slot + 4 * head;
-    const int64_t bytes = n * static_cast<int64_t>(sizeof(A)) + (a.slots + 2 * wave) * 8 + 64;
+    const int64_t waves = round_up(a.T, kLanes<A>);
+    const int64_t n = a.K * (a.width + waves) + 2 * a.H * waves + 3 * row + 5 * slot + 4 * head;
+    const int64_t bytes = n * static_cast<int64_t>(sizeof(A)) + (a.slots + 2 * waves) * 8 + 64;
     memory_.reset(new char[static_cast<size_t>(bytes)]());
     char* base = memory_.get() + (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
     A* next = reinterpret_cast<A*>(base);
     const auto take = [&next](int64_t size) { return (next += size) - size; };
-    x = take(a.K * a.width), sine = take(a.K * wave);
+    x = take(a.K * a.width), sine = take(a.K * waves), wave = take(2 * a.H * waves);
     q = take(row), dz = take(row), z = take(row);
-    p = take(slot), e = take(slot), logit = take(slot), mask = take(slot);
+    p = take(slot), e = take(slot), logit = take(slot), mask = take(slot), product = take(slot);
     c = take(head), s = take(head), ds = take(head), dc = take(head);
-    dt = reinterpret_cast<double*>(next), grad_w = dt + a.slots, grad_b = grad_w + wave;
+    dt = reinterpret_cast<double*>(next), grad_w = dt + a.slots, grad_b = grad_w + waves;
   }
 
  private:
   std::unique_ptr<char[]> memory_;
 };
 
-// p from n logits u . x + c.
+// exp(x) for x <= 0, relative error below 2e-7; 0 below -87.
+GNNACCEL_INLINE float exp_negative(float x) {
+  const float n = std::nearbyint(std::max(x, -87.0f) * 1.44269504f);
+  const float r = (std::max(x, -87.0f) - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = (p * r) * r + r + 1.0f;
+  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return x < -87.0f ? 0.0f : p * power;
+}
+GNNACCEL_INLINE double exp_negative(double x) { return std::exp(x); }
+
+// p [slots] from n logits u . x + c; zero past n.
 template <class A>
 GNNACCEL_INLINE void softmax(const AttentionShape<A>& a, const A* logit, A* p, int64_t n) {
-  A top = -std::numeric_limits<A>::infinity(), sum = 0;
+  using V = vec_t<A>;
+  constexpr int64_t L = kLanes<A>;
+  A top = -std::numeric_limits<A>::infinity();
   for (int64_t k = 0; k < n; ++k) {
     const A v = a.scale * logit[k];
     p[k] = v > 0 ? v : a.slope * v;
-    top = std::max(top, p[k]);
   }
-  for (int64_t k = 0; k < n; ++k) sum += p[k] = std::exp(p[k] - top);
-  const A inverse = 1 / sum;
-  for (int64_t k = 0; k < n; ++k) p[k] *= inverse;
+  for (int64_t k = 0; k < n; ++k) top = top > p[k] ? top : p[k];
+  std::fill(p + n, p + round_up(n, L), -std::numeric_limits<A>::infinity());
+  V total = {};
+  for (int64_t k = 0; k < n; k += L) {
+    for (int64_t l = k; l < k + L; ++l) p[l] = exp_negative(p[l] - top);
+    total += *reinterpret_cast<V*>(p + k);
+  }
+  const A inverse = 1 / sum_lanes<A>(total);
+  for (int64_t k = 0; k < n; k += L) *reinterpret_cast<V*>(p + k) *= inverse;
+}
+
+template <class A>
+GNNACCEL_INLINE A sum_slots(const A* p, int64_t n) {
+  vec_t<A> total = {};
+  for (int64_t k = 0; k < n; k += kLanes<A>) total += *reinterpret_cast<const vec_t<A>*>(p + k);
+  return sum_lanes<A>(total);
 }
 
 // Needs x (node and edge parts), dt, q = u, c; leaves z, s, logit.
@@ -225,52 +269,83 @@ GNNACCEL_INLINE void attend(const AttentionShape<A>& a, AttentionScratch<A>& m, 
       a.dropout.mask(root, h, n, m.mask);
       for (int64_t k = 0; k < n; ++k) p[k] *= m.mask[k];
     }
-    m.s[h] = 0;
-    for (int64_t k = 0; k < n; ++k) m.s[h] += p[k];
+    m.s[h] = sum_slots(p, n);
   }
   mix_rows(m.x, m.p, m.z, a.slots, n, a.H, a.width);
+}
+
+// Adds the gradients in w and b, given what attend_backward has left in the scratch.
+template <class A>
+GNNACCEL_INLINE void time_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t n) {
+  using V = vec_t<A>;
+  constexpr int64_t L = kLanes<A>;
+  const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, L);
+  for (int64_t h = 0; h < a.H; ++h) {
+    // the columns of dz and u that meet the time encoding, moved to aligned memory
+    std::copy_n(m.dz + h * a.width + t0, a.T, m.wave + 2 * h * wave);
+    std::copy_n(m.q + h * a.width + t0, a.T, m.wave + (2 * h + 1) * wave);
+  }
+  typedef A piece __attribute__((vector_size(8 * sizeof(A))));
+  using W = vec_t<double>;
+  constexpr int kPieces = sizeof(double) / sizeof(A);
+  for (int64_t j = 0; j < wave; j += L) {
+    W sum_b[kPieces] = {}, sum_w[kPieces] = {};
+    for (int64_t k = 0; k < n; ++k) {
+      V g = {};
+      for (int64_t h = 0; h < a.H; ++h) {
+        const A* row = m.wave + 2 * h * wave + j;
+        g += m.p[h * a.slots + k] * *reinterpret_cast<const V*>(row);
+        g += m.e[h * a.slots + k] * *reinterpret_cast<const V*>(row + wave);
+      }
+      union {
+        V whole;
+        piece pieces[kPieces];
+      } d = {g * *reinterpret_cast<const V*>(m.sine + k * wave + j)};
+      for (int i = 0; i < kPieces; ++i) {
+        const W exact = __builtin_convertvector(d.pieces[i], W);
+        sum_b[i] += exact;
+        sum_w[i] += exact * m.dt[k];
+      }
+    }
+    for (int i = 0; i < kPieces; ++i) {
+      *reinterpret_cast<W*>(m.grad_b + j + 8 * i) -= sum_b[i];
+      *reinterpret_cast<W*>(m.grad_w + j + 8 * i) -= sum_w[i];
+    }
+  }
 }
 
 // Needs x, dt, q = u, logit, dz, ds; leaves z = du, dc, and p (after dropout) and e (of the logits) such that
 // dx_k = sum_h p_hk dz_h + e_hk u_h. Adds to grad_w and grad_b.
 template <class A>
 GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, int64_t n) {
-  const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, kLanes<A>);
+  const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, kLanes<A>), padded = round_up(n, kLanes<A>);
   for (int64_t k = 0; k < n; ++k) encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + t0, m.sine + k * wave, a.T);
   dot_rows(m.x, m.dz, m.e, a.slots, n, a.H, a.width);
   for (int64_t h = 0; h < a.H; ++h) {
-    A *p = m.p + h * a.slots, *e = m.e + h * a.slots;
+    A *p = m.p + h * a.slots, *e = m.e + h * a.slots, *mask = m.mask;
     const A* logit = m.logit + h * a.slots;
     softmax(a, logit, p, n);
     if (a.dropout.active()) {
-      a.dropout.mask(root, h, n, m.mask);
+      a.dropout.mask(root, h, n, mask);
     } else {
-      std::fill_n(m.mask, n, A{1});
+      std::fill_n(mask, n, A{1});
     }
-    A mean = 0, sum = 0;
-    for (int64_t k = 0; k < n; ++k) {
-      e[k] = (e[k] + m.ds[h]) * m.mask[k];
-      mean += p[k] * e[k];
+    std::fill(mask + n, mask + padded, A{0});
+    std::fill(e + n, e + padded, A{0});
+    A* pe = m.product;
+    for (int64_t k = 0; k < padded; ++k) {
+      e[k] = (e[k] + m.ds[h]) * mask[k];
+      pe[k] = p[k] * e[k];
     }
-    for (int64_t k = 0; k < n; ++k) {
+    const A mean = sum_slots(pe, n);
+    for (int64_t k = 0; k < padded; ++k) {
       e[k] = p[k] * (e[k] - mean) * a.scale * (a.scale * logit[k] > 0 ? A{1} : a.slope);
-      p[k] *= m.mask[k];
-      sum += e[k];
+      p[k] *= mask[k];
     }
-    m.dc[h] = sum;
+    m.dc[h] = sum_slots(e, n);
   }
   mix_rows(m.x, m.e, m.z, a.slots, n, a.H, a.width);
-  for (int64_t k = 0; k < n; ++k)
-    for (int64_t j = 0; j < a.T; ++j) {
-      A g = 0;
-      for (int64_t h = 0; h < a.H; ++h) {
-        const int64_t at = h * a.width + t0 + j;
-        g += m.p[h * a.slots + k] * m.dz[at] + m.e[h * a.slots + k] * m.q[at];
-      }
-      const double d = -static_cast<double>(m.sine[k * wave + j] * g);
-      m.grad_b[j] += d;
-      m.grad_w[j] += d * m.dt[k];
-    }
+  time_backward(a, m, n);
 }
 
 // table[row_k, :] += sum_j weight[j, k] source_j for the n neighbours whose row is in [first, last): one root's share
@@ -291,8 +366,7 @@ GNNACCEL_INLINE void scatter(A* table, int64_t stride, const int64_t* row, int64
   }
 }
 
-// --- run-time dispatch
-// ---------------------------------------------------------------------------------------------------------
+// --- run-time dispatch ---
 
 #define GNNACCEL_ATTENTION(A)                                                                                        \
   GNNACCEL_CLONES inline void attend_root(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root,          \
