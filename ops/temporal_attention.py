@@ -21,7 +21,7 @@ define(
 )
 define(
     "temporal_attention_backward(Tensor grad_z, Tensor grad_s, Tensor u, Tensor node_table, Tensor? edge_table, "
-    f"{_INPUTS}, Tensor z, Tensor s, Tensor logit, {_OPTIONS}, bool need_node, bool need_edge)"
+    f"{_INPUTS}, Tensor logit, {_OPTIONS}, bool need_node, bool need_edge)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
@@ -136,8 +136,6 @@ def _composite_backward(
     count: Tensor,
     time_w: Tensor,
     time_b: Tensor,
-    z: Tensor,
-    s: Tensor,
     logit: Tensor,
     scale: float,
     slope: float,
@@ -198,7 +196,7 @@ def _fake_backward(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     u, _, *tensors = inputs[:10]
-    ctx.save_for_backward(u, *tensors, *output)
+    ctx.save_for_backward(u, *tensors, output[2])
     ctx.options = inputs[10:]
 
 

@@ -1,5 +1,6 @@
 #include "temporal_attention.h"
 
+#include <cstring>
 #include <optional>
 #include <tuple>
 
@@ -33,7 +34,11 @@ Load<A> loader(ScalarType dtype) {
   dispatch_floating(dtype, kOp, [&](auto tag) {
     load = [](const void* from, int64_t offset, int64_t n, A* to) {
       const auto* p = static_cast<const decltype(tag)*>(from) + offset;
-      for (int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(p[i]);
+      if constexpr (std::is_same_v<decltype(tag), A>) {
+        std::memcpy(to, p, static_cast<size_t>(n) * sizeof(A));
+      } else {
+        for (int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(p[i]);
+      }
     };
   });
   return load;
@@ -45,7 +50,11 @@ Store<A> storer(ScalarType dtype) {
   dispatch_floating(dtype, kOp, [&](auto tag) {
     store = [](void* to, int64_t offset, int64_t n, const A* from) {
       auto* p = static_cast<decltype(tag)*>(to) + offset;
-      for (int64_t i = 0; i < n; ++i) p[i] = static_cast<std::remove_reference_t<decltype(*p)>>(from[i]);
+      if constexpr (std::is_same_v<decltype(tag), A>) {
+        std::memcpy(p, from, static_cast<size_t>(n) * sizeof(A));
+      } else {
+        for (int64_t i = 0; i < n; ++i) p[i] = static_cast<decltype(tag)>(from[i]);
+      }
     };
   });
   return store;
@@ -73,7 +82,7 @@ struct Rows {
   }
   void prefetch(int64_t i) const {
     const char* p = static_cast<const char*>(data) + i * stride0 * item;
-    for (int64_t b = 0; b < n_ * item; b += 64) __builtin_prefetch(p + b, 0, 2);
+    for (int64_t b = 0; b < n_ * item; b += 64) __builtin_prefetch(p + b, 0, 3);
   }
 
  private:
@@ -156,11 +165,9 @@ struct Problem {
       m.dt[k] = nbrs.time(r, k);
     }
     for (int64_t h = 0; h < a.H; ++h) u.get(r, h, m.q + h * a.width);
-    if (r + 1 < nbrs.R)
-      for (int64_t k = 0; k < nbrs.count[r + 1]; ++k) {
-        if (has_edge) edge.prefetch(nbrs.edge_row(r + 1, k));
-        node.prefetch(nbrs.node_row(r + 1, k));
-      }
+    // the next root's edge rows; node rows are few and stay in the cache
+    if (has_edge && r + 1 < nbrs.R)
+      for (int64_t k = 0; k < nbrs.count[r + 1]; ++k) edge.prefetch(nbrs.edge_row(r + 1, k));
   }
 };
 
@@ -286,9 +293,8 @@ Tensor table_gradient(const Problem<A>& in, const Rows<A>& dz, const std::vector
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_backward_cpu(
     const Tensor& grad_z, const Tensor& grad_s, const Tensor& u, const Tensor& node_table,
     std::optional<Tensor> edge_table, const Tensor& nbr_row, const Tensor& edge_row, const Tensor& dt,
-    const Tensor& count, const Tensor& time_w, const Tensor& time_b, const Tensor&, const Tensor&,
-    const Tensor& logit_in, double scale, double slope, double dropout, int64_t seed, bool, bool need_node,
-    bool need_edge) {
+    const Tensor& count, const Tensor& time_w, const Tensor& time_b, const Tensor& logit_in, double scale, double slope,
+    double dropout, int64_t seed, bool, bool need_node, bool need_edge) {
   const int64_t R = u.size(0), H = u.size(1), F_ = u.size(2), K = nbr_row.size(1), T = time_w.numel();
   const Tensor dz_in = dense_last(grad_z), ds_in = dense_last(grad_s), logits = torch::stable::contiguous(logit_in);
   Tensor du = empty({R, H, F_}, u.scalar_type()), dc = empty({R, H}, u.scalar_type());

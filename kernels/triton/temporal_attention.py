@@ -59,6 +59,21 @@ def _back(p, q, e, u):
 
 
 @triton.jit
+def _turns(dt, o_k, m_k, b_w, b_b, ACC: tl.constexpr):
+    """Angles [BLOCK_K, BLOCK_T] in turns, reduced in float64; and the times [BLOCK_K], float64."""
+    b_dt = tl.load(dt + o_k, mask=m_k, other=0).to(tl.float64)
+    return turns(b_dt[:, None], b_w[None, :], b_b[None, :]).to(ACC), b_dt
+
+
+@triton.jit
+def _softmax(logit, K, o_k, o_h, m_kh, b_top, b_sum, SCALE: tl.constexpr, SLOPE: tl.constexpr, ACC: tl.constexpr):
+    """Weights [BLOCK_K, BLOCK_H] from stored logits, their maximum and normaliser; and the activation's slope there."""
+    b_v = SCALE * tl.load(logit + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
+    b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
+    return tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0), b_slope
+
+
+@triton.jit
 def _keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h, ACC: tl.constexpr):
     """Dropout factors [BLOCK_K, BLOCK_H]; Philox4x32-10 with counter (root, head, slot // 4) as in baselines/cpp."""
     zero = o_k[:, None] * 0 + o_h[None, :] * 0
@@ -131,8 +146,8 @@ def temporal_attention_fwd_kernel(
         o_k = k + tl.arange(0, BLOCK_K)
         m_k = o_k < n
         b_xn, _ = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
-        b_dt = tl.load(dt + i_r * K + o_k, mask=m_k, other=0).to(tl.float64)
-        b_xt = cos_turns(turns(b_dt[:, None], b_w[None, :], b_b[None, :]), ACC)
+        b_turns, _ = _turns(dt + i_r * K, o_k, m_k, b_w, b_b, ACC)
+        b_xt = cos_turns(b_turns, ACC)
         b_l = _dot(b_xn, b_un) + _dot(b_xt, b_ut) + b_c[None, :]
         if HAS_EDGE:
             b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
@@ -175,8 +190,6 @@ def temporal_attention_bwd_kernel(
     count,
     time_w,
     time_b,
-    z,
-    s,
     logit,
     du,
     dc,
@@ -226,23 +239,15 @@ def temporal_attention_bwd_kernel(
     for i in range(0, tl.minimum(ROOTS, R - i_p * ROOTS)):
         i_r = i_p * ROOTS + i
         n = tl.load(count + i_r)
-        p_u, p_g, p_z, p_d = u + i_r * stride_ur, dz + i_r * stride_gr, z + i_r * H * F, du + i_r * H * F
-        b_un = _part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
-        b_ut = _part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
+        p_u, p_g, p_d = u + i_r * stride_ur, dz + i_r * stride_gr, du + i_r * H * F
         b_gn = _part(p_g, stride_gh, o_h, o_n, m_h, Dn, ACC)
         b_gt = _part(p_g + Dn + De, stride_gh, o_h, o_t, m_h, T, ACC)
         b_ds = tl.load(ds + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
-        # sum_k p_k dp_k, the mean that the softmax's gradient subtracts, is dz . z + ds s
-        b_mean = b_ds * tl.load(s + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
-        b_mean += tl.sum(b_gn * _part(p_z, F, o_h, o_n, m_h, Dn, ACC), axis=1)
-        b_mean += tl.sum(b_gt * _part(p_z + Dn + De, F, o_h, o_t, m_h, T, ACC), axis=1)
         b_dun = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
         b_dut = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
         b_dc = tl.zeros([BLOCK_H], dtype=ACC)
         if HAS_EDGE:
-            b_ue = _part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
             b_ge = _part(p_g + Dn, stride_gh, o_h, o_e, m_h, De, ACC)
-            b_mean += tl.sum(b_ge * _part(p_z + Dn, F, o_h, o_e, m_h, De, ACC), axis=1)
             b_due = tl.zeros([BLOCK_H, BLOCK_E], dtype=ACC)
         p_l = logit + i_r * H * K
         # [BLOCK_KP, BLOCK_H]: all logits of the root, for the normaliser
@@ -252,21 +257,35 @@ def temporal_attention_bwd_kernel(
         b_all = tl.where((o_a < n)[:, None], tl.where(b_all > 0, b_all, SLOPE * b_all), float("-inf"))
         b_top = tl.where(n > 0, tl.max(b_all, axis=0), 0.0)
         b_sum = tl.where(n > 0, tl.sum(tl.exp(b_all - b_top[None, :]), axis=0), 1.0)
+        # sum_k p_k dp_k, the mean that the gradient of the softmax subtracts. A sweep of its own: z is not
+        # kept for the backward pass, and in half precision dz . z would be a poor substitute
+        b_mean = tl.zeros([BLOCK_H], dtype=ACC)
+        for k in range(0, n, BLOCK_K):
+            o_k = k + tl.arange(0, BLOCK_K)
+            m_k = o_k < n
+            b_xn, _ = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
+            b_turns, _ = _turns(dt + i_r * K, o_k, m_k, b_w, b_b, ACC)
+            b_dp = _dot(b_xn, b_gn) + _dot(cos_turns(b_turns, ACC), b_gt) + b_ds[None, :]
+            if HAS_EDGE:
+                b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
+                b_dp += _dot(b_xe, b_ge)
+            m_kh = m_k[:, None] & m_h[None, :]
+            b_p, _ = _softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
+            if DROPOUT:
+                b_dp *= _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+            b_mean += tl.sum(b_p * b_dp, axis=0)
         for k in range(0, n, BLOCK_K):
             o_k = k + tl.arange(0, BLOCK_K)
             m_k = o_k < n
             b_xn, b_nrow = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
-            b_dt = tl.load(dt + i_r * K + o_k, mask=m_k, other=0).to(tl.float64)
-            b_turns = turns(b_dt[:, None], b_w[None, :], b_b[None, :])
+            b_turns, b_dt = _turns(dt + i_r * K, o_k, m_k, b_w, b_b, ACC)
             b_xt = cos_turns(b_turns, ACC)
             b_dp = _dot(b_xn, b_gn) + _dot(b_xt, b_gt) + b_ds[None, :]
             if HAS_EDGE:
                 b_xe, b_erow = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
                 b_dp += _dot(b_xe, b_ge)
             m_kh = m_k[:, None] & m_h[None, :]
-            b_v = SCALE * tl.load(p_l + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
-            b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
-            b_p = tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0)
+            b_p, b_slope = _softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
             b_kept = b_p
             if DROPOUT:
                 b_keep = _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
@@ -278,6 +297,8 @@ def temporal_attention_bwd_kernel(
             b_dut += _mix(b_e, b_xt)
             if HAS_EDGE:
                 b_due += _mix(b_e, b_xe)
+            # u is loaded again where it is needed: held over the loop it would cost the registers of another tile
+            b_ut = _part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
             b_angle = (-sin_turns(b_turns, ACC) * _back(b_kept, b_gt, b_e, b_ut)).to(tl.float64)
             b_db += tl.sum(b_angle, axis=0)
             b_dw += tl.sum(b_angle * b_dt[:, None], axis=0)
@@ -287,9 +308,11 @@ def temporal_attention_bwd_kernel(
                 tl.store(p_w + H, b_e, mask=m_kh)
             if ATOMIC_NODE:  # only when deterministic=False
                 m = m_k[:, None] & (o_n < Dn)[None, :]
+                b_un = _part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
                 tl.atomic_add(d_node + b_nrow[:, None] * Dn + o_n[None, :], _back(b_kept, b_gn, b_e, b_un), mask=m)
             if HAS_EDGE and ATOMIC_EDGE:  # only when deterministic=False
                 m = m_k[:, None] & (o_e < De)[None, :]
+                b_ue = _part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
                 tl.atomic_add(d_edge + b_erow[:, None] * De + o_e[None, :], _back(b_kept, b_ge, b_e, b_ue), mask=m)
         _put(p_d, F, o_h, o_n, m_h, Dn, b_dun)
         _put(p_d + Dn + De, F, o_h, o_t, m_h, T, b_dut)
@@ -350,17 +373,16 @@ def _pow2(n: int, least: int = 1) -> int:
 
 
 def _blocks(K: int, H: int, Dn: int, De: int, T: int) -> dict[str, int]:
-    """Tile sizes. A [K, H, columns] tile of 4096 elements is 32 registers a thread; wide rows get more warps first."""
+    """Tile sizes. A [K, H, columns] tile of 2048 elements with 4 warps keeps three programs a multiprocessor, no spills."""
     n, e, t, h = _pow2(Dn, 16), _pow2(De, 16), _pow2(T, 16), _pow2(H)
     widest = h * max(n, e, t)
-    warps = 4 if widest <= 1024 else 8
     return {
-        "BLOCK_K": min(_pow2(K), max(1024 * warps // widest, 1), 16),
+        "BLOCK_K": min(_pow2(K), max(2048 // widest, 1), 16),
         "BLOCK_H": h,
         "BLOCK_N": n,
         "BLOCK_E": e,
         "BLOCK_T": t,
-        "num_warps": warps,
+        "num_warps": 4 if widest <= 1024 else 8,
     }
 
 
@@ -449,8 +471,6 @@ def temporal_attention_bwd(
     count: Tensor,
     time_w: Tensor,
     time_b: Tensor,
-    z: Tensor,
-    s: Tensor,
     logit: Tensor,
     scale: float,
     slope: float,
@@ -493,8 +513,6 @@ def temporal_attention_bwd(
             count,
             time_w.contiguous(),
             time_b.contiguous(),
-            z,
-            s,
             logit,
             du,
             dc,
@@ -584,7 +602,8 @@ _IN = {
 }
 _SIZES = {name: "i32" for name in ("K", "H", "Dn", "De", "T", "stride_ur", "stride_uh", "stride_gr", "stride_gh", "R")}
 _SIZES |= {"seed": "i64"}
-_TILES = {k: v for k, v in _blocks(10, 2, 100, 172, 100).items() if k != "num_warps"}
+_TILES = _blocks(10, 2, 100, 172, 100)
+_WARPS = _TILES.pop("num_warps")
 _FLAGS = {"ACC": tl.float32, "HAS_EDGE": True, "DROPOUT": True, **_options(1.0, 0.2, 0.1)}
 _PASS = {"STORE_WEIGHT": True, "ATOMIC_NODE": False, "ATOMIC_EDGE": False, "ROOTS": ROOTS, "BLOCK_KP": 16}
 _FLOATS = ("u", "c", "dz", "ds", "z", "s", "logit", "du", "dc", "d_node", "d_edge", "weight", "grad")
@@ -598,13 +617,22 @@ _SIGNATURE |= {
     "column": "i32",
 }
 KERNELS = [
-    KernelSpec("temporal_attention_fwd", temporal_attention_fwd_kernel, _SIGNATURE, {**_FLAGS, **_TILES}),
-    KernelSpec("temporal_attention_bwd", temporal_attention_bwd_kernel, _SIGNATURE, {**_FLAGS, **_PASS, **_TILES}),
+    KernelSpec(
+        "temporal_attention_fwd", temporal_attention_fwd_kernel, _SIGNATURE, {**_FLAGS, **_TILES}, num_warps=_WARPS
+    ),
+    KernelSpec(
+        "temporal_attention_bwd",
+        temporal_attention_bwd_kernel,
+        _SIGNATURE,
+        {**_FLAGS, **_PASS, **_TILES},
+        num_warps=_WARPS,
+    ),
     KernelSpec(
         "temporal_attention_bwd_atomics",
         temporal_attention_bwd_kernel,
         _SIGNATURE,
         {**_FLAGS, **_PASS, **_TILES, "STORE_WEIGHT": False, "ATOMIC_NODE": True},
+        num_warps=_WARPS,
     ),
     KernelSpec(
         "temporal_attention_table",
