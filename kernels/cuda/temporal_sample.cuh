@@ -244,7 +244,17 @@ GNNACCEL_HD void draw_picks(const SampleArgs<Id, Time>& a, int64_t root, Range s
   draw_descending(a.out_eid + root * a.fanout, seen.end - seen.begin, count, a.replace != 0, draws_of(a, root));
 }
 
-// Slot k of a root, after `draw_picks`.
+// A root's search, count and draws.
+template <class Id, class Time>
+GNNACCEL_HD Range begin_root(const SampleArgs<Id, Time>& a, int64_t root) {
+  const Range seen = find_seen(a, root);
+  const int64_t count = count_of(a, seen);
+  a.out_count[root] = static_cast<int32_t>(count);
+  if (!is_newest(a, seen)) draw_picks(a, root, seen, count);
+  return seen;
+}
+
+// Slot k of a root, after `begin_root` or `draw_picks`.
 template <class Id, class Time>
 GNNACCEL_HD void write_slot(const SampleArgs<Id, Time>& a, int64_t root, int64_t k, Range seen, int64_t count) {
   const int64_t o = root * a.fanout + k;
