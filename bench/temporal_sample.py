@@ -1,0 +1,180 @@
+"""Benchmark of `temporal_sample`: batches of a chronological stream as roots [src, dst, negative].
+
+Two entries, since peers see different events: `temporal_sample` (strict: all events before the root's time, from a finished
+graph) and `temporal_sample_before_batch` (the events of earlier batches). In the second the state-keeping peers insert events
+as they pass, and ours builds its graph, inside the clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnnaccel.baselines.peers.temporal_sample import BEFORE_BATCH, MISSING, STRICT, pyg_view, strict
+from gnnaccel.baselines.reference.temporal_sample import temporal_sample as one_by_one
+from gnnaccel.bench.harness import Args, Entry, register
+from gnnaccel.data.synthetic import power_law_events
+from gnnaccel.graph import TemporalGraph, temporal_sample
+
+FANOUT = 10
+
+
+def make(params: Mapping[str, Any], device: str, seed: int) -> Args:
+    events = power_law_events(params["N"], params["E"], seed=seed, bipartite=True)
+    gen = torch.Generator().manual_seed(seed)
+    size, first = params["B"], params["E"] // 2 if params["middle"] else 0
+    starts = range(first, params["E"] - size + 1, size)[: params["batches"]]
+    src, dst, t = (x.to(device) for x in (events.src, events.dst, events.t))
+    batches = []
+    for lo in starts:
+        part = slice(lo, lo + size)
+        negative = torch.randint(params["N"] // 2, params["N"], (size,), generator=gen).to(device)
+        batches.append((torch.cat([src[part], dst[part], negative]), t[part].repeat(3)))
+    return {
+        "src": src,
+        "dst": dst,
+        "t": t,
+        "num_nodes": params["N"],
+        "batches": batches,
+        "size": size,
+        "fanout": FANOUT,
+    }
+
+
+# --- strict ---------------------------------------------------------------------------------------------------------------
+
+
+def finder(kind: Any) -> Any:
+    def prepare(a: Args) -> Args:
+        return {"g": kind(a["src"], a["dst"], a["t"], a["num_nodes"]), "batches": a["batches"], "fanout": a["fanout"]}
+
+    return prepare
+
+
+def ours(g: TemporalGraph, batches: list[tuple[Tensor, Tensor]], fanout: int) -> list[Any]:
+    return [temporal_sample(g, nodes, times, fanout) for nodes, times in batches]
+
+
+def theirs(g: Any, batches: list[tuple[Tensor, Tensor]], fanout: int) -> list[Any]:
+    return strict(g, batches, fanout)
+
+
+def reference(src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Any, size: int, fanout: int) -> list[Any]:
+    return [one_by_one(src, dst, t, nodes.cpu(), times.cpu(), fanout) for nodes, times in batches]
+
+
+def event_ids(result: list[Any]) -> list[Tensor]:
+    """Judged: neighbour, event and time difference of every slot."""
+    out = []
+    for block in result:
+        parts = (block.nbr, block.eid, block.dt) if hasattr(block, "nbr") else block[:3]
+        out += [torch.as_tensor(x).long() for x in parts]
+    return out
+
+
+def sampled(a: Args) -> int:
+    """Bytes of the result, and of the entries it is made of."""
+    return sum(len(nodes) for nodes, _ in a["batches"]) * a["fanout"] * 2 * (4 + 4 + 8)
+
+
+register(
+    Entry(
+        op="temporal_sample",
+        cases={
+            "wikipedia_size_b600_k10": {"N": 9228, "E": 157_474, "B": 600, "batches": 30, "middle": True, "threads": 1},
+            "1m_nodes_20m_events_b600_k10": {
+                **{"N": 1_000_000, "E": 20_000_000, "B": 600, "batches": 30, "middle": True, "threads": 1}
+            },
+        },
+        tiny={"N": 60, "E": 900, "B": 50, "batches": 4, "middle": True},
+        make=make,
+        providers={"gnnaccel": ours, **dict.fromkeys(STRICT, theirs)},
+        prepare={
+            "gnnaccel": finder(TemporalGraph.from_events),
+            **{name: finder(kind) for name, kind in STRICT.items()},
+        },
+        view=dict.fromkeys(("gnnaccel", "reference", *STRICT), event_ids),
+        reference=reference,
+        reference_cases=("tiny",),
+        bytes=sampled,
+    )
+)
+
+
+# --- before the batch -----------------------------------------------------------------------------------------------------
+
+
+def ours_before_batch(
+    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: list[tuple[Tensor, Tensor]], size: int, fanout: int
+) -> list[Any]:
+    g = TemporalGraph.from_events(src, dst, t, num_nodes)
+    start = t[::size].tolist()
+    return [
+        temporal_sample(g, nodes, times, fanout, semantics="before_batch", batch_start=(start[i], i * size))
+        for i, (nodes, times) in enumerate(batches)
+    ]
+
+
+def reference_before_batch(
+    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Any, size: int, fanout: int
+) -> list[Any]:
+    return [
+        one_by_one(
+            *(src, dst, t, nodes.cpu(), times.cpu(), fanout),
+            semantics="before_batch",
+            batch_start=(t[i * size].item(), i * size),
+        )
+        for i, (nodes, times) in enumerate(batches)
+    ]
+
+
+def ids_only(result: list[Any]) -> list[Tensor]:
+    return [(block.eid if hasattr(block, "eid") else block[1]).long() for block in result]
+
+
+def nearly(name: str, got: list[Tensor], want: list[Tensor]) -> str | None:
+    """LastNeighborLoader keeps arbitrary ones of more than K events that a node has in one batch; all else is exact."""
+    wrong = sum(int((a != b).any(1).sum()) for a, b in zip(got, want, strict=True))
+    roots = sum(len(a) for a in want)
+    allowed = roots // 5 if name == "pyg" else 0
+    return f"{wrong} of {roots} roots differ" if wrong > allowed else None
+
+
+register(
+    Entry(
+        op="temporal_sample_before_batch",
+        cases={
+            "wikipedia_size_b600_k10": {
+                "N": 9228,
+                "E": 157_474,
+                "B": 600,
+                "batches": 262,
+                "middle": False,
+                "threads": 1,
+            },
+            "wikipedia_size_b200_k10": {
+                "N": 9228,
+                "E": 157_474,
+                "B": 200,
+                "batches": 787,
+                "middle": False,
+                "threads": 1,
+            },
+        },
+        tiny={"N": 60, "E": 900, "B": 50, "batches": 8, "middle": False},
+        make=make,
+        providers={"gnnaccel": ours_before_batch, **BEFORE_BATCH},
+        view={
+            **dict.fromkeys(("gnnaccel", "reference", *BEFORE_BATCH), ids_only),
+            "pyg": lambda result: pyg_view(result, FANOUT),
+        },
+        check=nearly,
+        reference=reference_before_batch,
+        reference_cases=("tiny",),
+        bytes=sampled,
+        missing=MISSING,
+    )
+)
