@@ -7,6 +7,7 @@ see the events of earlier batches: between batches they insert the events that h
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ try:
     from torch_geometric.nn.models.tgn import LastNeighborLoader
 except ImportError:  # the peer is optional
     LastNeighborLoader = None
+
+try:
+    from tgm.hooks import RecencyNeighborHook
+except ImportError:  # likewise
+    RecencyNeighborHook = None
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -74,15 +80,17 @@ class TorchSearch:
         return nbr, eid, dt, valid.sum(1)
 
 
-def strict(finder: NumpyFinder | TorchSearch, batches: Batches, fanout: int) -> list[Any]:
-    return [finder.sample(nodes, times, fanout) for nodes, times in batches]
+def strict(finder: NumpyFinder | TorchSearch, batches: Batches, fanout: int, out: list[Any]) -> list[Any]:
+    for nodes, times in batches:
+        out.append(finder.sample(nodes, times, fanout))
+    return out
 
 
 # --- before the batch, with a state ---------------------------------------------------------------------------------------
 
 
 class RingBuffer:
-    """A ring of the K newest neighbours of every node, updated with vectorised torch (as TGM's recency sampler)."""
+    """A ring of the K newest neighbours of every node, updated with vectorised torch: TGM's way, cut to the bone."""
 
     def __init__(self, num_nodes: int, fanout: int, device: torch.device) -> None:
         self.nbr = torch.full((num_nodes, fanout), -1, device=device)
@@ -119,10 +127,9 @@ class RingBuffer:
 
 
 def ring_buffer(
-    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Batches, size: int, fanout: int
-) -> list[tuple[Tensor, ...]]:
+    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Batches, size: int, fanout: int, out: list[Any]
+) -> list[Any]:
     ring = RingBuffer(num_nodes, fanout, src.device)
-    out = []
     for i, (nodes, times) in enumerate(batches):
         out.append(ring.sample(nodes, times))
         part = slice(i * size, (i + 1) * size)
@@ -131,12 +138,11 @@ def ring_buffer(
 
 
 def pyg(
-    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Batches, size: int, fanout: int
-) -> list[tuple[Tensor, ...]]:
+    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Batches, size: int, fanout: int, out: list[Any]
+) -> list[Any]:
     """torch_geometric's LastNeighborLoader, used as in its examples/tgn.py: unique nodes in, edges among them out."""
     loader = LastNeighborLoader(num_nodes, size=fanout, device=src.device)
     loader.reset_state()
-    out = []
     for i, (nodes, _) in enumerate(batches):
         n_id, edge_index, e_id = loader(nodes.unique())
         out.append((nodes, n_id, edge_index[1], e_id))
@@ -160,6 +166,30 @@ def pyg_view(result: list[tuple[Tensor, ...]], fanout: int) -> list[Tensor]:
     return out
 
 
+def tgm(
+    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, batches: Batches, size: int, fanout: int, out: list[Any]
+) -> list[Any]:
+    """tgm-lib's RecencyNeighborHook. It returns edge features, not event ids, so the ids travel as a feature."""
+    hook = RecencyNeighborHook(
+        num_nodes, [fanout], ["edge_src", "edge_dst", "neg"], ["edge_time", "edge_time", "edge_time"]
+    )
+    graph = SimpleNamespace(edge_x_dim=1, device=src.device)
+    event = torch.arange(len(src), device=src.device, dtype=torch.float32)[:, None]
+    for i, (nodes, _) in enumerate(batches):
+        part = slice(i * size, (i + 1) * size)
+        batch = SimpleNamespace(
+            edge_src=src[part], edge_dst=dst[part], edge_time=t[part], neg=nodes[2 * size :], edge_x=event[part]
+        )
+        hook(graph, batch)
+        out.append((batch.nbr_nids[0], batch.nbr_edge_x[0]))
+    return out
+
+
+def tgm_view(result: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    """Event ids by root."""
+    return [torch.where(nbr >= 0, eid[..., 0].long(), -1).flip(1) for nbr, eid in result]
+
+
 STRICT = {"numpy_loop": NumpyFinder, "torch_searchsorted": TorchSearch}
 BEFORE_BATCH = {"ring_buffer": ring_buffer}
 MISSING: dict[str, str] = {}
@@ -167,4 +197,8 @@ if LastNeighborLoader is None:
     MISSING["pyg"] = "torch_geometric is not installed"
 else:
     BEFORE_BATCH["pyg"] = pyg
+if RecencyNeighborHook is None:
+    MISSING["tgm"] = "tgm-lib is not installed"
+else:
+    BEFORE_BATCH["tgm"] = tgm
 PROVIDERS = {**STRICT, **BEFORE_BATCH}
