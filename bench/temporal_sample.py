@@ -55,6 +55,7 @@ def make(params: Mapping[str, Any], device: str, seed: int) -> Args:
         "batches": batches,
         "size": size,
         "fanout": FANOUT,
+        "out": Last(params.get("keep", 1)),
     }
 
 
@@ -166,8 +167,8 @@ def ids_only(result: list[Any]) -> list[Tensor]:
 
 
 def nearly(name: str, got: list[Tensor], want: list[Tensor]) -> str | None:
-    """PyG keeps arbitrary ones of more than K events that a node has in one batch; TGM also asks for times before the root's, and
-    its ties have no order. All else is exact."""
+    """PyG keeps arbitrary ones of more than K events that a node has in one batch; TGM also asks for times before the root's,
+    and its ties have no order. All else is exact."""
     wrong = sum(int((a != b).any(1).sum()) for a, b in zip(got, want, strict=True))
     roots = sum(len(a) for a in want)
     allowed = roots // 5 if name in ("pyg", "tgm") else 0
