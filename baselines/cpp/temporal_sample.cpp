@@ -63,9 +63,7 @@ Sample temporal_sample_cpu(const Tensor& row_start, const Tensor& row_end, const
     a.uniform = uniform;
     a.replace = replace;
     a.has_window = !no_window(a.window);
-    static const SampleRoots<Id, Time> strict = sample_roots_here<true, Id, Time>();
-    static const SampleRoots<Id, Time> any = sample_roots_here<false, Id, Time>();
-    const auto sample = visibility == kStrict ? strict : any;
+    static const SampleRoots<Id, Time> sample = sample_roots_here<Id, Time>();
     std::atomic<bool> good{true};
     auto part = [&](int64_t begin, int64_t end) {
       if (!sample(a, begin, end)) good.store(false, std::memory_order_relaxed);

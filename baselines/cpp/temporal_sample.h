@@ -1,7 +1,7 @@
 // Temporal sampling on CPU: the shared per-root functions, with the memory latency of one root hidden behind others.
 //
 // Roots go in groups. While group g is searched, the rows of group g+1 are looked up, the row pointers of group g+2 are
-// fetched, and the sample of group g-1 is written. The searches of a group advance together, one probe each in turn.
+// fetched, and the sample of group g-1 is written. The searches of a group advance together, a probe each.
 #pragma once
 
 #include <type_traits>
@@ -10,6 +10,9 @@
 #include "temporal_sample.cuh"
 
 namespace gnnaccel {
+
+// inlined, a lambda is compiled for the instruction set of the function around it
+#define GNNACCEL_INLINE_LAMBDA __attribute__((always_inline))
 
 constexpr int64_t kGroup = 32;
 
@@ -79,27 +82,51 @@ GNNACCEL_INLINE void write_slots(const SampleArgs<Id, Time>& a, int64_t root, Ra
   for (int64_t k = 0; k < a.fanout; ++k) write_slot(a, root, k, seen, count);
 }
 
+// One search a lane: lower bound of `key` in t[base, base + size).
+template <class Time>
+struct alignas(64) Lanewise {
+  int64_t base[kGroup], size[kGroup], row[kGroup], row_end[kGroup];
+  Time key[kGroup];
+};
+
+// All lanes a step at a time. Every lane probes in every step, so that the compiler can gather whole vectors; a lane
+// that is done, or whose row is empty (base 0, size 0), probes its base and stays.
+template <class Time>
+GNNACCEL_INLINE void lower_bounds(const Time* t, Lanewise<Time>& s) {
+  int64_t longest = 0;
+  for (int64_t i = 0; i < kGroup; ++i) longest |= s.size[i];
+  if (longest == 0) return;  // nor is there a t[0]
+  while (longest > 1) {
+    longest = 0;
+    for (int64_t i = 0; i < kGroup; ++i) {
+      const int64_t half = s.size[i] >> 1, probe = s.base[i] + half - (half > 0 ? 1 : 0);
+      s.base[i] += t[probe] < s.key[i] ? half : 0;
+      s.size[i] -= half;
+      longest |= s.size[i];
+    }
+  }
+  for (int64_t i = 0; i < kGroup; ++i) s.base[i] += t[s.base[i]] < s.key[i] ? s.size[i] : 0;
+}
+
 // Samples for roots [begin, end). False: a node is out of range or a time is NaN.
-template <int kBytes, bool kOnlyStrict, class Id, class Time>
+template <int kBytes, class Id, class Time>
 GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, int64_t end) {
-  const int32_t visibility = kOnlyStrict ? static_cast<int32_t>(kStrict) : a.visibility;
   const int64_t groups = (end - begin + kGroup - 1) / kGroup, fanout = a.fanout;
-  Search search[2][kGroup];
-  Key<Time> key[2][kGroup];
-  Range seen[4][kGroup];  // while searching, `begin` is the row's
+  Lanewise<Time> search[2];
+  Range seen[2][kGroup];
   bool good = true;
 #if defined(__GNUC__)
   // rows that have room for whole vectors behind them and are written strictly in order
   const int64_t lanes = Lanes<Id, kBytes>::kCount;
-  const int64_t vector_end = a.uniform || fanout == 0 ? begin : end - (lanes + fanout - 1) / fanout;
+  const int64_t vector_end = end - (lanes + fanout - 1) / fanout;
 #endif
 
-  auto size_of = [&](int64_t g) {
+  auto size_of = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
     const int64_t left = end - begin - g * kGroup;
     return left < kGroup ? left : kGroup;
   };
 
-  auto fetch_rows = [&](int64_t g) {
+  auto fetch_rows = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
     if (g >= groups) return;
     const int64_t first = begin + g * kGroup;
     for (int64_t i = 0; i < size_of(g); ++i) {
@@ -109,48 +136,44 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
     }
   };
 
-  auto look_up = [&](int64_t g) {
+  auto look_up = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
     if (g >= groups) return;
-    const int64_t first = begin + g * kGroup;
-    for (int64_t i = 0; i < size_of(g); ++i) {
+    const int64_t first = begin + g * kGroup, n = size_of(g);
+    Lanewise<Time>& s = search[g & 1];
+    for (int64_t i = 0; i < n; ++i) {
       const int64_t root = first + i, node = node_of(a, root);
+      const Time time = a.times[root];
       const bool real = is_root(a, root, node);
-      good &= real | ((node == -1) & (a.times[root] == a.times[root]));
+      good &= real | ((node == -1) & (time == time));
       const int64_t row = real ? a.row_start[node] : 0, row_end = real ? a.row_end[node] : 0;
-      const Search s{row, row_end - row};
-      search[g & 1][i] = s;
-      key[g & 1][i] = key_of(a, root, visibility);
-      seen[g & 3][i].begin = row;
-      prefetch(a.t + probe_of(s));
+      s.size[i] = row_end - row;
+      s.base[i] = row_end > row ? row : 0;
+      s.row[i] = s.base[i];
+      s.row_end[i] = s.base[i] + s.size[i];
+      s.key[i] = a.visibility == kBeforeBatch && a.bound_t < time ? a.bound_t : time;
+      prefetch(a.t + s.base[i] + (s.size[i] >> 1));
+    }
+    for (int64_t i = n; i < kGroup; ++i) {
+      s.base[i] = s.size[i] = s.row[i] = s.row_end[i] = 0;
+      s.key[i] = Time(0);
     }
   };
 
-  auto find = [&](int64_t g) {
-    const int64_t n = size_of(g);
-    Search* s = search[g & 1];
-    const Key<Time>* k = key[g & 1];
-    uint8_t active[kGroup];
-    int64_t left = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      active[left] = static_cast<uint8_t>(i);
-      left += s[i].size > 0;
-    }
-    while (left > 0) {
-      int64_t still = 0;
-      for (int64_t j = 0; j < left; ++j) {
-        const uint8_t i = active[j];
-        step(a, s[i], k[i], visibility);
-        prefetch(a.t + probe_of(s[i]));
-        active[still] = i;
-        still += s[i].size > 0;
-      }
-      left = still;
-    }
-    for (int64_t i = 0; i < n; ++i) {
+  auto find = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
+    const Lanewise<Time>& s = search[g & 1];
+    lower_bounds(a.t, search[g & 1]);
+    for (int64_t i = 0; i < size_of(g); ++i) {
       const int64_t root = begin + g * kGroup + i;
-      Range& r = seen[g & 3][i];
-      r.end = s[i].base;
+      Range r{s.row[i], s.base[i]};
+      if (a.visibility != kStrict && r.end < s.row_end[i] && a.t[r.end] == s.key[i]) {
+        // some of the events at that very time may be visible too
+        Search ties{r.end, s.row_end[i] - r.end};
+        const Key<Time> key = key_of(a, root, a.visibility);
+        while (ties.size > 0) step(a, ties, key, a.visibility);
+        r.end = ties.base;
+      }
       r.begin = window_begin(a, root, r);
+      seen[g & 1][i] = r;
       const int64_t count = count_of(a, r);
       if (count == 0) continue;
       if (is_newest(a, r)) {
@@ -170,14 +193,14 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
     }
   };
 
-  auto write = [&](int64_t g) {
+  auto write = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
     for (int64_t i = 0; i < size_of(g); ++i) {
       const int64_t root = begin + g * kGroup + i, row = root * fanout;
-      const Range r = seen[g & 3][i];
+      const Range r = seen[g & 1][i];
       const int64_t count = count_of(a, r);
       a.out_count[root] = static_cast<int32_t>(count);
 #if defined(__GNUC__)
-      if (root < vector_end && r.end >= count + lanes) {
+      if (!a.uniform && root < vector_end && r.end >= count + lanes) {
         const Time t = a.times[root];
         reversed<kBytes, false>(a.out_nbr + row, a.nbr, r.end, count, fanout, Id(-1), Id(0));
         reversed<kBytes, false>(a.out_eid + row, a.eid, r.end, count, fanout, Id(-1), Id(0));
@@ -204,36 +227,36 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
 }
 
 // One binary serves every x86-64: the same text compiled for three levels, chosen at run time.
-template <bool kOnlyStrict, class Id, class Time>
+template <class Id, class Time>
 bool sample_roots_base(const SampleArgs<Id, Time>& a, int64_t begin, int64_t end) {
-  return sample_roots<16, kOnlyStrict>(a, begin, end);
+  return sample_roots<16>(a, begin, end);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-template <bool kOnlyStrict, class Id, class Time>
+template <class Id, class Time>
 __attribute__((target("arch=x86-64-v3"))) bool sample_roots_v3(const SampleArgs<Id, Time>& a, int64_t begin,
                                                                int64_t end) {
-  return sample_roots<32, kOnlyStrict>(a, begin, end);
+  return sample_roots<32>(a, begin, end);
 }
 
-template <bool kOnlyStrict, class Id, class Time>
+template <class Id, class Time>
 __attribute__((target("arch=x86-64-v4,prefer-vector-width=512"))) bool sample_roots_v4(const SampleArgs<Id, Time>& a,
                                                                                        int64_t begin, int64_t end) {
-  return sample_roots<64, kOnlyStrict>(a, begin, end);
+  return sample_roots<64>(a, begin, end);
 }
 #endif
 
 template <class Id, class Time>
 using SampleRoots = bool (*)(const SampleArgs<Id, Time>&, int64_t, int64_t);
 
-template <bool kOnlyStrict, class Id, class Time>
+template <class Id, class Time>
 SampleRoots<Id, Time> sample_roots_here() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
-    return &sample_roots_v4<kOnlyStrict, Id, Time>;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return &sample_roots_v3<kOnlyStrict, Id, Time>;
+    return &sample_roots_v4<Id, Time>;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return &sample_roots_v3<Id, Time>;
 #endif
-  return &sample_roots_base<kOnlyStrict, Id, Time>;
+  return &sample_roots_base<Id, Time>;
 }
 
 }  // namespace gnnaccel

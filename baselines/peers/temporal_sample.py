@@ -173,6 +173,7 @@ def tgm(
     hook = RecencyNeighborHook(
         num_nodes, [fanout], ["edge_src", "edge_dst", "neg"], ["edge_time", "edge_time", "edge_time"]
     )
+    src, dst = src.int(), dst.int()  # the only dtype it takes
     graph = SimpleNamespace(edge_x_dim=1, device=src.device)
     event = torch.arange(len(src), device=src.device, dtype=torch.float32)[:, None]
     for i, (nodes, _) in enumerate(batches):
