@@ -11,8 +11,8 @@
 namespace gnnaccel {
 namespace {
 
-// Large arrays that are read at random want large pages: fewer page faults while they are filled, fewer TLB misses ever after.
-// A request that the system may ignore.
+// Large arrays that are read at random want large pages: fewer page faults while they are filled, fewer TLB misses ever
+// after. A request that the system may ignore.
 void want_large_pages(void* begin, size_t bytes) {
 #if defined(__linux__)
   constexpr size_t kPage = size_t{2} << 20;
@@ -61,7 +61,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> tcsr_build_cpu(const Tensor& src, con
       using E = Entry<Id, Time>;
       std::unique_ptr<E[]> entries(new E[static_cast<size_t>(plan.entries)]);
       want_large_pages(entries.get(), static_cast<size_t>(plan.entries) * sizeof(E));
-      build_rows(events, plan, entries.get(), ptr<int64_t>(indptr), ptr<Id>(nbr), ptr<Id>(eid), ptr<Time>(sorted_t), parallel);
+      build_rows(events, plan, entries.get(), ptr<int64_t>(indptr), ptr<Id>(nbr), ptr<Id>(eid), ptr<Time>(sorted_t),
+                 parallel);
     });
     out = {indptr, nbr, eid, sorted_t};
   };

@@ -96,14 +96,13 @@ void sort_row(Id* nbr, Id* eid, Time* t, int64_t n, std::vector<Entry<Id, Time>>
 
 // entries [plan.entries] is working space; indptr [num_nodes + 1]; nbr, eid, t [plan.entries].
 template <class Id, class Time, class Parallel>
-void build_rows(const Events<Time>& e, const Plan& plan, Entry<Id, Time>* entries, int64_t* indptr, Id* nbr, Id* eid, Time* t,
-                const Parallel& parallel) {
+void build_rows(const Events<Time>& e, const Plan& plan, Entry<Id, Time>* entries, int64_t* indptr, Id* nbr, Id* eid,
+                Time* t, const Parallel& parallel) {
   using E = Entry<Id, Time>;
   parallel(plan.chunks, [&](int64_t c) {
     const int64_t begin = c * kEventChunk, end = std::min(e.count, begin + kEventChunk);
     E* at[kBuckets];
-    for (int64_t b = 0; b < plan.buckets; ++b)
-      at[b] = entries + plan.offset[static_cast<size_t>(c * plan.buckets + b)];
+    for (int64_t b = 0; b < plan.buckets; ++b) at[b] = entries + plan.offset[static_cast<size_t>(c * plan.buckets + b)];
     for (int64_t i = begin; i < end; ++i) {
       const int64_t u = e.src[i], v = e.dst[i];
       *at[u >> plan.shift]++ = {static_cast<Id>(u), static_cast<Id>(v), static_cast<Id>(i), e.t[i]};
