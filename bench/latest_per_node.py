@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.baselines.peers.latest_per_node import PROVIDERS
+from gnnaccel.baselines.peers.latest_per_node import MISSING, PROVIDERS
 from gnnaccel.baselines.reference.latest_per_node import latest_per_node as reference
 from gnnaccel.bench.harness import Entry, register
 from gnnaccel.ops.latest_per_node import latest_per_node
@@ -43,6 +43,7 @@ register(
         tiny={"events": 50, "num_nodes": 30},
         make=make,
         providers=PROVIDERS,
+        missing=MISSING,
         reference=reference,
         view=dict.fromkeys((*PROVIDERS, "reference"), view),
         bytes=lambda a: a["nodes"].numel() * 24,

@@ -11,7 +11,7 @@ def python_dict(nodes: Tensor, t: Tensor, eid: Tensor | None = None) -> tuple[Te
 
 
 def scatter_argmax(nodes: Tensor, t: Tensor, eid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """PyG's `LastAggregator` form, written in torch: `unique`, maximum of the time, then of the position."""
+    """Maximum of the time, then of the position, by `scatter_reduce_`."""
     distinct, row = torch.unique(nodes, return_inverse=True)
     size = (len(distinct),)
     latest = t.new_zeros(size).scatter_reduce_(0, row, t, "amax", include_self=False)
@@ -29,4 +29,17 @@ def sort_unique(nodes: Tensor, t: Tensor, eid: Tensor | None = None) -> tuple[Te
     return distinct, order[last]
 
 
+def pyg_aggregator(nodes: Tensor, t: Tensor, eid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """PyG's TGN: `unique`, then what its `LastAggregator` calls."""
+    distinct, row = torch.unique(nodes, return_inverse=True)
+    return distinct, pyg_argmax(t, row, dim=0, dim_size=len(distinct))
+
+
 PROVIDERS = {"python dict": python_dict, "torch scatter": scatter_argmax, "torch sort": sort_unique}
+MISSING: dict[str, str] = {}
+try:
+    from torch_geometric.utils._scatter import scatter_argmax as pyg_argmax
+
+    PROVIDERS["pyg"] = pyg_aggregator
+except ImportError as error:
+    MISSING["pyg"] = str(error)
