@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.baselines.peers.gather_rows import PROVIDERS
+from gnnaccel.baselines.peers.gather_rows import NO_GRAD, PROVIDERS
 from gnnaccel.baselines.reference.gather_rows import gather_rows as reference
 from gnnaccel.bench.harness import Entry, register
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
@@ -50,7 +50,7 @@ register(
         },
         tiny={"N": 50, "F": 20, "n": 30, "dtype": "float32"},
         make=make,
-        providers={"gnnaccel": gather_rows, **PROVIDERS},
+        providers={"gnnaccel": gather_rows, **NO_GRAD},
         reference=cast_reference,
         modes=("fwd",),
         bytes=moved,

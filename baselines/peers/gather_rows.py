@@ -40,7 +40,7 @@ def numpy_take(table: Tensor, ids: Tensor, scale: Tensor | None = None, dtype: t
 
 PROVIDERS = {
     "torch.index_select": index_select,
-    "table[ids]": indexing,
+    "indexing": indexing,
     "F.embedding": embedding,
 }
-FORWARD_ONLY = {**PROVIDERS, "numpy.take": numpy_take}
+NO_GRAD = {**PROVIDERS, "numpy.take": numpy_take}
