@@ -1,6 +1,12 @@
-"""Rows of a table by id, and the sum of rows by id (deterministic by sorting, or with atomics when asked)."""
+"""Rows of a table by id, and the sum of rows by id (deterministic by sorting, or with atomics when asked).
+
+Triton loads 128 bits at a time only where it can prove rows aligned, which it tries for sizes divisible by 16. Feature sizes
+like 100 and 172 are not, so sizes are passed in units of UNIT elements.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -17,14 +23,16 @@ def gather_rows_fwd_kernel(
     scale,
     out,
     n,
-    F,
-    stride,
+    units,
+    stride_units,
     num_rows,
+    UNIT: tl.constexpr,
     HAS_SCALE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_F: tl.constexpr,
 ):
+    F, stride = units * UNIT, stride_units * UNIT
     o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     o_f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     m_n, m_f = o_n < n, o_f < F
@@ -39,9 +47,20 @@ def gather_rows_fwd_kernel(
 
 @triton.jit
 def gather_rows_bwd_kernel(
-    grad, ids, order, out, n, F, num_rows, ACC: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr
+    grad,
+    ids,
+    order,
+    out,
+    n,
+    units,
+    num_rows,
+    UNIT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+    BLOCK_F: tl.constexpr,
 ):
     """ids sorted, `order` their positions before sorting. The program at the first of equal ids adds them all up."""
+    F = units * UNIT
     i = tl.program_id(0).to(tl.int64)
     o_f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     m_f = o_f < F
@@ -62,8 +81,11 @@ def gather_rows_bwd_kernel(
 
 
 @triton.jit
-def gather_rows_bwd_atomic_kernel(grad, ids, out, n, F, num_rows, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr):
+def gather_rows_bwd_atomic_kernel(
+    grad, ids, out, n, units, num_rows, UNIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr
+):
     """Only with deterministic=False."""
+    F = units * UNIT
     o_n = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     o_f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     b_id = tl.load(ids + o_n, mask=o_n < n, other=-1).to(tl.int64)
@@ -79,20 +101,26 @@ def _acc(*dtypes: torch.dtype) -> tl.dtype:
     return tl.float64 if torch.float64 in dtypes else tl.float32
 
 
+def _unit(*sizes: int) -> int:
+    return math.gcd(16, *sizes)
+
+
 def gather_rows_fwd(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     n, F = ids.numel(), table.shape[1]
     out = torch.empty((*ids.shape, F), dtype=dtype, device=table.device)
     if out.numel() == 0:
         return out
+    unit = _unit(F, table.stride(0))
     gather_rows_fwd_kernel[(triton.cdiv(n, BLOCK_N), triton.cdiv(F, BLOCK_F))](
         table,
         ids,
         scale,
         out,
         n,
-        F,
-        table.stride(0),
+        F // unit,
+        table.stride(0) // unit,
         table.shape[0],
+        UNIT=unit,
         HAS_SCALE=scale is not None,
         ACC=_acc(dtype),
         BLOCK_N=BLOCK_N,
@@ -103,40 +131,43 @@ def gather_rows_fwd(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: tor
 
 def gather_rows_bwd(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
     n, F = ids.numel(), grad.shape[-1]
+    unit = _unit(F)
     if deterministic:
         out = torch.zeros((num_rows, F), dtype=dtype, device=grad.device)
         if n and out.numel():
             ids, order = ids.reshape(-1).sort(stable=True)
             gather_rows_bwd_kernel[(n, triton.cdiv(F, BLOCK_F))](
-                grad, ids, order, out, n, F, num_rows, ACC=_acc(grad.dtype, dtype), BLOCK_E=BLOCK_E, BLOCK_F=BLOCK_F
+                grad,
+                ids,
+                order,
+                out,
+                n,
+                F // unit,
+                num_rows,
+                UNIT=unit,
+                ACC=_acc(grad.dtype, dtype),
+                BLOCK_E=BLOCK_E,
+                BLOCK_F=BLOCK_F,
             )
         return out
     acc = torch.float64 if torch.float64 in (grad.dtype, dtype) else torch.float32
     out = torch.zeros((num_rows, F), dtype=acc, device=grad.device)
     if n and out.numel():
         gather_rows_bwd_atomic_kernel[(triton.cdiv(n, BLOCK_N), triton.cdiv(F, BLOCK_F))](
-            grad, ids, out, n, F, num_rows, BLOCK_N=BLOCK_N, BLOCK_F=BLOCK_F
+            grad, ids, out, n, F // unit, num_rows, UNIT=unit, BLOCK_N=BLOCK_N, BLOCK_F=BLOCK_F
         )
     return out.to(dtype)
 
 
 _POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16", "int8": "*i8"}
+_SIZES = {"n": "i32", "units": "i32", "num_rows": "i32"}
+# as for F = 100 and 172
 KERNELS = [
     KernelSpec(
         f"gather_rows_fwd_{name}",
         gather_rows_fwd_kernel,
-        {
-            "table": pointer,
-            "ids": "*i64",
-            "scale": "*fp32",
-            "out": "*fp32",
-            "n": "i32",
-            "F": "i32",
-            "stride": "i32",
-            "num_rows": "i32",
-        },
-        {"HAS_SCALE": name == "int8", "ACC": tl.float32, "BLOCK_N": BLOCK_N, "BLOCK_F": BLOCK_F},
-        aligned=("F", "stride"),
+        {"table": pointer, "ids": "*i64", "scale": "*fp32", "out": "*fp32", "stride_units": "i32", **_SIZES},
+        {"UNIT": 4, "HAS_SCALE": name == "int8", "ACC": tl.float32, "BLOCK_N": BLOCK_N, "BLOCK_F": BLOCK_F},
         vector_loads=name == "float32",
     )
     for name, pointer in _POINTERS.items()
@@ -144,16 +175,14 @@ KERNELS = [
     KernelSpec(
         "gather_rows_bwd",
         gather_rows_bwd_kernel,
-        {"grad": "*fp32", "ids": "*i64", "order": "*i64", "out": "*fp32", "n": "i32", "F": "i32", "num_rows": "i32"},
-        {"ACC": tl.float32, "BLOCK_E": BLOCK_E, "BLOCK_F": BLOCK_F},
-        aligned=("F",),
+        {"grad": "*fp32", "ids": "*i64", "order": "*i64", "out": "*fp32", **_SIZES},
+        {"UNIT": 4, "ACC": tl.float32, "BLOCK_E": BLOCK_E, "BLOCK_F": BLOCK_F},
         vector_loads=True,
     ),
     KernelSpec(
         "gather_rows_bwd_atomic",
         gather_rows_bwd_atomic_kernel,
-        {"grad": "*fp32", "ids": "*i64", "out": "*fp32", "n": "i32", "F": "i32", "num_rows": "i32"},
-        {"BLOCK_N": BLOCK_N, "BLOCK_F": BLOCK_F},
-        aligned=("F",),
+        {"grad": "*fp32", "ids": "*i64", "out": "*fp32", **_SIZES},
+        {"UNIT": 4, "BLOCK_N": BLOCK_N, "BLOCK_F": BLOCK_F},
     ),
 ]

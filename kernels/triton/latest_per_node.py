@@ -40,17 +40,17 @@ def latest_per_node_kernel(
     m = b_row >= 0
     b_t = _ordered(tl.load(t + o, mask=m, other=0))
     if KEY == 0:
-        tl.atomic_max(best_t + b_row, b_t, mask=m)
+        tl.atomic_max(best_t + b_row, b_t, mask=m, sem="relaxed")
     else:
         m = m & (tl.load(best_t + b_row, mask=m, other=0) == b_t)
         if HAS_EID:
             b_eid = tl.load(eid + o, mask=m, other=0).to(tl.int64)
             if KEY == 1:
-                tl.atomic_max(best_eid + b_row, b_eid, mask=m)
+                tl.atomic_max(best_eid + b_row, b_eid, mask=m, sem="relaxed")
             else:
                 m = m & (tl.load(best_eid + b_row, mask=m, other=0) == b_eid)
         if KEY == 2:
-            tl.atomic_max(best + b_row, o, mask=m)
+            tl.atomic_max(best + b_row, o, mask=m, sem="relaxed")
 
 
 BLOCK = 128

@@ -34,12 +34,12 @@ def unique_nodes_insert_kernel(ids, keys, first, slot, n, bits, BLOCK: tl.conste
         b_try = b_wait & (b_key == EMPTY)
         # atomic_cas has no mask: the others compare with what no slot holds, each at a place of its own
         b_cmp = tl.where(b_try, EMPTY, NEVER).to(b_id.dtype)
-        b_old = tl.atomic_cas(keys + tl.where(b_try, b_at, o & mask), b_cmp, b_id)
+        b_old = tl.atomic_cas(keys + tl.where(b_try, b_at, o & mask), b_cmp, b_id, sem="relaxed")
         b_key = tl.where(b_try, b_old, b_key)
         b_wait = b_wait & (b_key != b_id) & ~(b_try & (b_key == EMPTY))
         b_at = tl.where(b_wait, (b_at + 1) & mask, b_at)
     b_first = tl.load(first + b_at, mask=b_real, other=-1)
-    tl.atomic_min(first + b_at, o, mask=b_real & (b_first > o))
+    tl.atomic_min(first + b_at, o, mask=b_real & (b_first > o), sem="relaxed")
     tl.store(slot + o, tl.where(b_real, b_at, -1), mask=m)
 
 

@@ -21,6 +21,14 @@ def distinct(n, num_nodes=None):
     return lambda gen: {"ids": torch.randperm(n, generator=gen) * 1_000_003, "num_nodes": num_nodes}
 
 
+def colliding(n):
+    """Ids whose hashes (Fibonacci hashing, both devices) all start in the last slot of the table, so that probing wraps."""
+    inverse = pow(0x9E3779B97F4A7C15, -1, 2**64)
+    ids = [(2**64 - 1 - k) * inverse % 2**64 for k in range(8 * n)]
+    ids = torch.tensor([i for i in ids if i < 2**63][:n])
+    return lambda gen: {"ids": ids[torch.randint(0, n, (3 * n,), generator=gen)], "num_nodes": None}
+
+
 CASES = [
     Case("empty", make((0,), 1)),
     Case("empty_bounded", make((0,), 1, num_nodes=0)),
@@ -30,6 +38,7 @@ CASES = [
     Case("all_padded_bounded", make((4, 3), 5, I32, padded=2.0, num_nodes=5)),
     Case("hub", make((37,), 1)),
     Case("all_distinct", distinct(67)),
+    Case("colliding", colliding(45)),
     Case("odd", make((7, 3), 11, padded=0.3)),
     Case("odd_int32_bounded", make((7, 3), 11, I32, padded=0.3, num_nodes=11)),
     Case("strided", make((5, 6), 12, padded=0.2, num_nodes=12, strided=True)),
