@@ -1,0 +1,103 @@
+// Philox4x32-10 for a row of columns: word j % 4 of counter (row low, j / 4, row high, stream) belongs to column j.
+//
+// The products of 32-bit words are what it costs, and x86 has an instruction for just those, which compilers do not use
+// in a loop: hence intrinsics. Instruction set chosen at run time; GNNACCEL_SIMD=portable|avx2|avx512 lowers it. The
+// words are the same on all.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "philox.cuh"
+#include "simd.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define GNNACCEL_PHILOX_X86 1
+#include <immintrin.h>
+#endif
+
+namespace gnnaccel {
+
+constexpr int64_t kPhiloxBlock = 32;  // rows of words are written in whole blocks
+
+struct PhiloxKey {
+  uint32_t low, high, stream;
+};
+
+using PhiloxRowFn = void (*)(PhiloxKey key, int64_t row, int64_t columns, uint32_t* words);
+
+GNNACCEL_CLONES
+inline void philox_row_portable(PhiloxKey key, int64_t row, int64_t columns, uint32_t* words) {
+  const uint32_t low = static_cast<uint32_t>(row), high = static_cast<uint32_t>(static_cast<uint64_t>(row) >> 32);
+  for (int64_t g = 0; g < (columns + 3) / 4; ++g) {
+    uint32_t c0 = low, c1 = static_cast<uint32_t>(g), c2 = high, c3 = key.stream;
+    philox4x32(c0, c1, c2, c3, key.low, key.high);
+    words[4 * g] = c0, words[4 * g + 1] = c1, words[4 * g + 2] = c2, words[4 * g + 3] = c3;
+  }
+}
+
+#ifdef GNNACCEL_PHILOX_X86
+#define GNNACCEL_AVX2 __attribute__((target("avx2"), always_inline)) inline
+#define GNNACCEL_AVX512 __attribute__((target("avx512f"), always_inline)) inline
+GNNACCEL_AVX2 __m256i product(__m256i a, __m256i b) { return _mm256_mul_epu32(a, b); }
+GNNACCEL_AVX2 __m256i even_lanes(__m256i a, __m256i b) { return _mm256_unpacklo_epi64(a, b); }
+GNNACCEL_AVX2 __m256i odd_lanes(__m256i a, __m256i b) { return _mm256_unpackhi_epi64(a, b); }
+GNNACCEL_AVX2 __m256i high_half(__m256i a) { return _mm256_shuffle_epi32(a, 0xF5); }
+// masked: g++ 12 warns about its own definition of the plain ones
+GNNACCEL_AVX512 __m512i product(__m512i a, __m512i b) { return _mm512_maskz_mul_epu32(0xFF, a, b); }
+GNNACCEL_AVX512 __m512i even_lanes(__m512i a, __m512i b) { return _mm512_maskz_unpacklo_epi64(0xFF, a, b); }
+GNNACCEL_AVX512 __m512i odd_lanes(__m512i a, __m512i b) { return _mm512_maskz_unpackhi_epi64(0xFF, a, b); }
+GNNACCEL_AVX512 __m512i high_half(__m512i a) {
+  return _mm512_maskz_shuffle_epi32(0xFFFF, a, static_cast<_MM_PERM_ENUM>(0xF5));
+}
+#undef GNNACCEL_AVX2
+#undef GNNACCEL_AVX512
+
+// A counter to each 64-bit lane; products read the low half of a lane and leave rubbish in the high one. high_half is a
+// shuffle, since a shift would wait for the port that multiplies. The groups are dealt to the lanes so that the even
+// ones, and after them the odd ones, give the words in the order of their columns.
+#define GNNACCEL_PHILOX_ROW(NAME, TARGET, M, ...)                                                                  \
+  __attribute__((target(TARGET))) inline void NAME(PhiloxKey key, int64_t row, int64_t columns, uint32_t* words) { \
+    typedef unsigned long long V __attribute__((vector_size(sizeof(M))));                                          \
+    constexpr int64_t L = sizeof(M) / 8;                                                                           \
+    constexpr unsigned long long half = 0xFFFFFFFFull;                                                             \
+    const V zero = {}, a = zero + 0xD2511F53ull, b = zero + 0xCD9E8D57ull, groups = {__VA_ARGS__};                 \
+    const unsigned long long bits = static_cast<unsigned long long>(row);                                          \
+    for (int64_t j = 0; j < columns; j += 4 * L) {                                                                 \
+      V c0 = zero + (bits & half), c1 = groups + static_cast<unsigned long long>(j / 4), c2 = zero + (bits >> 32), \
+        c3 = zero + key.stream;                                                                                    \
+      uint32_t k0 = key.low, k1 = key.high;                                                                        \
+      for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {                             \
+        const M p0 = product((M)a, (M)c0), p1 = product((M)b, (M)c2);                                              \
+        c0 = (V)high_half(p1) ^ c1 ^ (zero + k0), c1 = (V)p1;                                                      \
+        c2 = (V)high_half(p0) ^ c3 ^ (zero + k1), c3 = (V)p0;                                                      \
+      }                                                                                                            \
+      const M w01 = (M)((c0 & half) | (c1 << 32)), w23 = (M)((c2 & half) | (c3 << 32));                            \
+      const M first = even_lanes(w01, w23), second = odd_lanes(w01, w23);                                          \
+      std::memcpy(words + j, &first, sizeof(M));                                                                   \
+      std::memcpy(words + j + 2 * L, &second, sizeof(M));                                                          \
+    }                                                                                                              \
+  }
+GNNACCEL_PHILOX_ROW(philox_row_avx2, "avx2", __m256i, 0, 2, 1, 3)
+GNNACCEL_PHILOX_ROW(philox_row_avx512, "avx512f", __m512i, 0, 4, 1, 5, 2, 6, 3, 7)
+#undef GNNACCEL_PHILOX_ROW
+#endif
+
+// words[0 .. columns) of a row; `words` has room for `columns` rounded up to kPhiloxBlock.
+inline PhiloxRowFn philox_row() {
+#ifdef GNNACCEL_PHILOX_X86
+  static const PhiloxRowFn chosen = []() -> PhiloxRowFn {
+    const char* wish = std::getenv("GNNACCEL_SIMD");
+    const auto capped = [&](const char* level) { return wish != nullptr && std::strcmp(wish, level) == 0; };
+    if (capped("portable")) return philox_row_portable;
+    if (__builtin_cpu_supports("avx512f") && !capped("avx2")) return philox_row_avx512;
+    return __builtin_cpu_supports("avx2") ? philox_row_avx2 : philox_row_portable;
+  }();
+  return chosen;
+#else
+  return philox_row_portable;
+#endif
+}
+
+}  // namespace gnnaccel
