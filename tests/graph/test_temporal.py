@@ -42,6 +42,7 @@ BUILDS = {
     "float_time": {"time": torch.float64, "order": "random"},
     "one_node": {"nodes": 1},
     "more_nodes_than_buckets": {"n": 5000, "nodes": 3000, "order": "random"},
+    "few_events_on_many_nodes": {"n": 9000, "nodes": 70_000, "order": "random"},
     "several_chunks": {"n": 300_000, "nodes": 700, "span": 10**6},
 }
 
