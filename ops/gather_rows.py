@@ -19,6 +19,10 @@ define("gather_rows_backward(Tensor grad, Tensor ids, SymInt num_rows, ScalarTyp
 def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
     from gnnaccel.kernels.triton.gather_rows import gather_rows_fwd
 
+    for name, tensor in (("table", table), ("scale", scale)):
+        # the GPU reads pinned host memory in place
+        if tensor is not None and tensor.device != ids.device and not (ids.is_cuda and tensor.is_pinned()):
+            raise ValueError(f"gather_rows: {name} must be on {ids.device} like ids, or pinned, got {tensor.device}")
     # a slice of columns is read in place; only rows whose elements are apart are copied
     table = table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
     return gather_rows_fwd(table, ids.contiguous(), None if scale is None else scale.contiguous(), dtype)
@@ -39,7 +43,7 @@ def _check_ids(ids: Tensor, num_rows: int) -> None:
 @impl("gather_rows", "CompositeExplicitAutograd")
 def _composite(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
     _check_ids(ids, table.shape[0])
-    out = torch.zeros((*ids.shape, table.shape[1]), dtype=dtype, device=table.device)
+    out = torch.zeros((*ids.shape, table.shape[1]), dtype=dtype, device=ids.device)
     real = ids >= 0
     rows = table[ids[real].long()]
     if scale is not None:
@@ -59,7 +63,7 @@ def _composite_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.d
 
 @fake("gather_rows")
 def _fake(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
-    return table.new_empty((*ids.shape, table.shape[1]), dtype=dtype)
+    return ids.new_empty((*ids.shape, table.shape[1]), dtype=dtype)
 
 
 @fake("gather_rows_backward")
@@ -106,7 +110,8 @@ def gather_rows(
     """Rows of a feature table by id, converted to the compute dtype in the same pass.
 
     Args:
-        table: `[N, F]`, floating or int8. Columns may be a slice of a wider table; it is read in place.
+        table: `[N, F]`, floating or int8. Columns may be a slice of a wider table; it is read in place. With `ids` on CUDA it
+            may stay in pinned host memory (`table.pin_memory()`), of which the GPU then fetches just these rows.
         ids: Row of each output, int32 or int64, any shape. A negative id (padding) gives a row of zeros.
         scale: Size of one int8 step in each row, float32 `[N]`; with int8 tables only (`quantize_rows` makes both).
         dtype: Floating dtype of the output; by default that of `table`, float32 for int8.
@@ -114,7 +119,7 @@ def gather_rows(
             faster and differs in the last bits from run to run. `torch.use_deterministic_algorithms(True)` overrides False.
 
     Returns:
-        `[*ids.shape, F]`, `dtype`; int8 rows are multiplied by their scale.
+        `[*ids.shape, F]`, `dtype`, on the device of `ids`; int8 rows are multiplied by their scale.
 
     Gradients: in a floating `table`, of any order (the op is linear); sums run in float32 (float64 for float64).
 
@@ -123,8 +128,9 @@ def gather_rows(
 
     Raises:
         TypeError: An argument has an unsupported dtype.
-        ValueError: A shape does not fit, `scale` is missing for int8, given for a floating table or requires grad, or (on
-            CPU) an id is not below N. On CUDA such an id gives a row of zeros: checking would wait for the device.
+        ValueError: A shape does not fit, `scale` is missing for int8, given for a floating table or requires grad, `table`
+            and `ids` are on different devices (unless pinned, and without grad), or (on CPU) an id is not below N. On CUDA
+            such an id gives a row of zeros: checking would wait for the device.
     """
     if table.dtype not in (*FLOATING, torch.int8):
         raise TypeError(f"gather_rows: table must be float64, float32, float16, bfloat16 or int8, got {table.dtype}")
@@ -143,6 +149,8 @@ def gather_rows(
             raise ValueError("gather_rows: scale must not require grad (it is data), got a tensor that does; detach it")
     elif scale is not None:
         raise ValueError(f"gather_rows: scale must be None with a table of {table.dtype}, got a tensor")
+    if table.requires_grad and table.device != ids.device:
+        raise ValueError(f"gather_rows: table must be on {ids.device} like ids to get a gradient, got {table.device}")
     if dtype is None:
         dtype = torch.float32 if table.dtype == torch.int8 else table.dtype
     elif dtype not in FLOATING:

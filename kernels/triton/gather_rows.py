@@ -107,7 +107,7 @@ def _unit(*sizes: int) -> int:
 
 def gather_rows_fwd(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     n, F = ids.numel(), table.shape[1]
-    out = torch.empty((*ids.shape, F), dtype=dtype, device=table.device)
+    out = torch.empty((*ids.shape, F), dtype=dtype, device=ids.device)
     if out.numel() == 0:
         return out
     unit = _unit(F, table.stride(0))

@@ -180,6 +180,27 @@ def test_gradient_of_one_window_many_windows_and_threads():
                 assert torch.equal(got, want)
 
 
+def test_output_is_where_the_ids_are():
+    """Shapes only: a table in host memory, ids on a GPU."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        out = ga.gather_rows(torch.empty(5, 3), torch.empty(4, dtype=I64, device="cuda"))
+        assert (out.device.type, list(out.shape)) == ("cuda", [4, 3])
+        with pytest.raises(ValueError, match="table must be on cuda:0 like ids to get a gradient, got cpu"):
+            ga.gather_rows(torch.empty(5, 3, requires_grad=True), torch.empty(4, dtype=I64, device="cuda"))
+
+
+@pytest.mark.gpu
+def test_pinned_table():
+    table, ids = torch.rand(1000, 100).pin_memory(), torch.randint(0, 1000, (300,))
+    assert torch.equal(ga.gather_rows(table, ids.cuda()).cpu(), table[ids])
+    with pytest.raises(ValueError, match="table must be on cuda:0 like ids, or pinned, got cpu"):
+        ga.gather_rows(torch.rand(5, 3), ids.cuda())
+    with pytest.raises(ValueError, match="table must be on cpu like ids, or pinned, got cuda:0"):
+        ga.gather_rows(table.cuda(), ids)
+
+
 @pytest.mark.parametrize("id", [5, 2**31 - 1])
 def test_id_past_the_table(id):
     table = torch.rand(5, 3)
