@@ -28,7 +28,7 @@ void dispatch_rows(ScalarType dtype, const F& f) {
                               std::to_string(id));
 }
 
-// ids [begin, end) as int64; returns the first that is not below num_rows, or -1.
+// ids [begin, end) as int64; returns the largest if it is not below num_rows, else -1.
 int64_t load_ids(const Tensor& ids, int64_t begin, int64_t end, int64_t num_rows, int64_t* out) {
   int64_t largest = -1;
   dispatch_ids(ids.scalar_type(), "gather_rows", [&](auto tag) {
