@@ -167,10 +167,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
       Range r{s.row[i], s.base[i]};
       if (a.visibility != kStrict && r.end < s.row_end[i] && a.t[r.end] == s.key[i]) {
         // some of the events at that very time may be visible too
-        Search ties{r.end, s.row_end[i] - r.end};
-        const Key<Time> key = key_of(a, root, a.visibility);
-        while (ties.size > 0) step(a, ties, key, a.visibility);
-        r.end = ties.base;
+        r.end = lower_bound(a, r.end, s.row_end[i], key_of(a, root, a.visibility), a.visibility);
       }
       r.begin = window_begin(a, root, r);
       seen[g & 1][i] = r;
@@ -200,7 +197,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
       const int64_t count = count_of(a, r);
       a.out_count[root] = static_cast<int32_t>(count);
 #if defined(__GNUC__)
-      if (!a.uniform && root < vector_end && r.end >= count + lanes) {
+      if (!a.uniform && root < vector_end && (count == 0 || r.end >= count + lanes)) {
         const Time t = a.times[root];
         reversed<kBytes, false>(a.out_nbr + row, a.nbr, r.end, count, fanout, Id(-1), Id(0));
         reversed<kBytes, false>(a.out_eid + row, a.eid, r.end, count, fanout, Id(-1), Id(0));

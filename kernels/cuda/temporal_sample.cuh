@@ -130,19 +130,16 @@ GNNACCEL_HD bool precedes(const SampleArgs<Id, Time>& a, int64_t i, const Key<Ti
   return t < key.t || (t == key.t && static_cast<int64_t>(a.eid[i]) < key.eid);
 }
 
-// Binary search, one step: `size` shrinks by a rule that does not look at the data, so several searches can go in step.
-// Search while size > 0; the probe is base + (size - 1) / 2.
-struct Search {
-  int64_t base, size;
-};
-
-GNNACCEL_HD int64_t probe_of(const Search& s) { return s.base + ((s.size - 1) >> 1); }
-
+// The first event of [begin, end) that a root does not see.
 template <class Id, class Time>
-GNNACCEL_HD void step(const SampleArgs<Id, Time>& a, Search& s, const Key<Time>& key, int32_t visibility) {
-  const int64_t half = (s.size + 1) >> 1;
-  s.base += precedes(a, s.base + half - 1, key, visibility) ? half : 0;
-  s.size -= half;
+GNNACCEL_HD int64_t lower_bound(const SampleArgs<Id, Time>& a, int64_t begin, int64_t end, const Key<Time>& key,
+                                int32_t visibility) {
+  for (int64_t size = end - begin; size > 0;) {
+    const int64_t half = (size + 1) >> 1;
+    if (precedes(a, begin + half - 1, key, visibility)) begin += half;
+    size -= half;
+  }
+  return begin;
 }
 
 template <class Id, class Time>
@@ -203,16 +200,13 @@ GNNACCEL_HD bool is_newest(const SampleArgs<Id, Time>& a, Range seen) {
   return !a.uniform || (!a.replace && seen.end - seen.begin <= a.fanout);
 }
 
-// What one root sees, search by search. The CPU kernel takes the same steps for many roots at once.
+// What one root sees. The CPU kernel searches for many roots at once, but for the events at the very time of a root.
 template <class Id, class Time>
 GNNACCEL_HD Range find_seen(const SampleArgs<Id, Time>& a, int64_t root) {
   const int64_t node = node_of(a, root);
   if (!is_root(a, root, node)) return {0, 0};
   Range seen{a.row_start[node], a.row_end[node]};
-  Search s{seen.begin, seen.end - seen.begin};
-  const Key<Time> key = key_of(a, root, a.visibility);
-  while (s.size > 0) step(a, s, key, a.visibility);
-  seen.end = s.base;
+  seen.end = lower_bound(a, seen.begin, seen.end, key_of(a, root, a.visibility), a.visibility);
   seen.begin = window_begin(a, root, seen);
   return seen;
 }

@@ -51,6 +51,8 @@ BUILDS = {
 @pytest.mark.parametrize("add_reverse", [False, True])
 @pytest.mark.parametrize("name", BUILDS)
 def test_build_matches_reference(name, add_reverse, wide):
+    if name == "several_chunks" and (wide or not add_reverse):
+        pytest.skip("the reference takes seconds")
     src, dst, t = events(**BUILDS[name])
     num_nodes = BUILDS[name].get("nodes", 20) + 3
     want = reference(src, dst, t, num_nodes, add_reverse, wide)
