@@ -93,7 +93,14 @@ class TGN(nn.Module):
             x = x + self.feature(gather_rows(self.node_feat, batch.nodes))
         block = batch.block
         h = self.attention(
-            x[batch.root_row], x, edge_feat, batch.nbr_row, block.eid, block.dt, block.count, seed=batch.seed
+            gather_rows(x, batch.root_row),
+            x,
+            edge_feat,
+            batch.nbr_row,
+            block.eid,
+            block.dt,
+            block.count,
+            seed=batch.seed,
         )
         return h, MemoryRows(memory.detach(), last_update)
 

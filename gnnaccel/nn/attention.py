@@ -9,6 +9,7 @@ from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.time import TimeEncoder
 from gnnaccel.ops import temporal_attention
 from gnnaccel.ops._linear import row_invariant_linear
+from gnnaccel.ops._relu_norm import relu_norm
 
 
 class TemporalAttention(nn.Module):
@@ -30,7 +31,7 @@ class TemporalAttention(nn.Module):
         dim_time: Size of the time encoding, 0 for none.
         dim_out: Size of the result, a multiple of `heads`.
         heads: Attention heads.
-        dropout: Rate in [0, 1), of the attention weights (by `seed`) and of the output (by torch's generator). Training only.
+        dropout: Rate in [0, 1), of the attention weights and of the output, both by `seed`. Training only.
 
     Parameters: `query`, `key`, `value`, `output` (`nn.Linear`, as in the projected form), `norm` (`nn.LayerNorm`), `time`
     (`TimeEncoder`).
@@ -119,9 +120,8 @@ class TemporalAttention(nn.Module):
         value = self.value.weight.view(H, d, -1).transpose(1, 2)
         attended = torch.bmm(z.transpose(0, 1), value).transpose(0, 1) + s.unsqueeze(-1) * self.value.bias.view(H, d)
         out = self.output(torch.cat([attended.reshape(R, self.dim_out), h_root], dim=1))
-        out = torch.relu(nn.functional.dropout(out, self.rate, self.training))
-        # the affine part outside: its gradient inside torch's kernel depends on the number of threads
-        return nn.functional.layer_norm(out, (self.dim_out,)) * self.norm.weight + self.norm.bias
+        rate = self.rate if self.training else 0.0
+        return relu_norm(out, self.norm.weight, self.norm.bias, dropout=rate, seed=seed, eps=self.norm.eps)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.rate}"
