@@ -16,6 +16,7 @@ from gnnaccel.ops import (
     memory_update,
     quantize_rows,
     temporal_attention,
+    temporal_attention_projected,
     time_encode,
     unique_nodes,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ops",
     "quantize_rows",
     "temporal_attention",
+    "temporal_attention_projected",
     "temporal_sample",
     "temporal_sample_hops",
     "time_encode",

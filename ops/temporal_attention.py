@@ -213,9 +213,51 @@ autograd("temporal_attention", _backward, _setup)
 once_differentiable("temporal_attention_backward")
 
 
-def _check(name: str, ok: bool, expected: str, given: Any, error: type[Exception] = ValueError) -> None:
-    if not ok:
-        raise error(f"temporal_attention: {name} must be {expected}, got {given}")
+def check_block(
+    op: str,
+    query: str,
+    q: Tensor,
+    node_table: Tensor,
+    edge_table: Tensor | None,
+    nbr_row: Tensor,
+    edge_row: Tensor,
+    dt: Tensor,
+    count: Tensor,
+    time_w: Tensor,
+    time_b: Tensor,
+    activation: str,
+    dropout: float,
+) -> int:
+    """Raise for what `op` cannot take; `q` `[R, H, .]` is its argument `query`. Returns the columns of a neighbour's row."""
+
+    def check(name: str, ok: bool, expected: str, given: Any, error: type[Exception] = ValueError) -> None:
+        if not ok:
+            raise error(f"{op}: {name} must be {expected}, got {given}")
+
+    check(query, q.dtype.is_floating_point, "floating", q.dtype, TypeError)
+    check("node_table", node_table.dtype == q.dtype, f"{q.dtype} like {query}", node_table.dtype, TypeError)
+    if edge_table is not None:
+        check("edge_table", edge_table.dtype.is_floating_point, "floating", edge_table.dtype, TypeError)
+        check("edge_table", edge_table.dim() == 2, "[E, De]", list(edge_table.shape))
+    for name, row in (("nbr_row", nbr_row), ("edge_row", edge_row)):
+        check(name, row.dtype in (torch.int32, torch.int64), "int32 or int64", row.dtype, TypeError)
+    times = (torch.int64, torch.float64, torch.float32)
+    check("dt", dt.dtype in times, "int64, float64 or float32", dt.dtype, TypeError)
+    check("count", count.dtype == torch.int32, "int32", count.dtype, TypeError)
+    check("time_w", time_w.dtype.is_floating_point, "floating", time_w.dtype, TypeError)
+    check("time_b", time_b.dtype == time_w.dtype, f"{time_w.dtype} like time_w", time_b.dtype, TypeError)
+    R = q.shape[0]
+    check("node_table", node_table.dim() == 2, "[U, Dn]", list(node_table.shape))
+    check("nbr_row", nbr_row.dim() == 2 and nbr_row.shape[0] == R, f"[R, K] with R of {query}", list(nbr_row.shape))
+    check("time_w", time_w.dim() == 1, "[T]", list(time_w.shape))
+    check("time_b", time_b.shape == time_w.shape, "[T] like time_w", list(time_b.shape))
+    check("edge_row", edge_row.shape == nbr_row.shape, "[R, K] like nbr_row", list(edge_row.shape))
+    check("dt", dt.shape == nbr_row.shape, "[R, K] like nbr_row", list(dt.shape))
+    check("count", count.dim() == 1 and count.shape[0] == R, f"[R] with R of {query}", list(count.shape))
+    check("dt", not dt.requires_grad, "without grad (it is data)", "a tensor that requires it; detach it")
+    check("activation", activation in SLOPES, f"one of {sorted(SLOPES)}", repr(activation))
+    check("dropout", 0.0 <= dropout < 1.0, "in [0, 1)", dropout)
+    return node_table.shape[1] + (0 if edge_table is None else edge_table.shape[1]) + time_w.shape[0]
 
 
 def temporal_attention(
@@ -278,34 +320,19 @@ def temporal_attention(
         ValueError: Shapes disagree, or an option is out of its range.
         RuntimeError: On CPU, a used row or a count is out of range. On CUDA neither is checked (that would synchronise).
     """
-    floating = u.dtype.is_floating_point
-    _check("u", floating, "floating", u.dtype, TypeError)
-    _check("c", c.dtype == u.dtype, f"{u.dtype} like u", c.dtype, TypeError)
-    _check("node_table", node_table.dtype == u.dtype, f"{u.dtype} like u", node_table.dtype, TypeError)
-    if edge_table is not None:
-        _check("edge_table", edge_table.dtype.is_floating_point, "floating", edge_table.dtype, TypeError)
-        _check("edge_table", edge_table.dim() == 2, "[E, De]", list(edge_table.shape))
-    for name, row in (("nbr_row", nbr_row), ("edge_row", edge_row)):
-        _check(name, row.dtype in (torch.int32, torch.int64), "int32 or int64", row.dtype, TypeError)
-    times = (torch.int64, torch.float64, torch.float32)
-    _check("dt", dt.dtype in times, "int64, float64 or float32", dt.dtype, TypeError)
-    _check("count", count.dtype == torch.int32, "int32", count.dtype, TypeError)
-    _check("time_w", time_w.dtype.is_floating_point, "floating", time_w.dtype, TypeError)
-    _check("time_b", time_b.dtype == time_w.dtype, f"{time_w.dtype} like time_w", time_b.dtype, TypeError)
-    _check("u", u.dim() == 3, "[R, H, F]", list(u.shape))
-    _check("node_table", node_table.dim() == 2, "[U, Dn]", list(node_table.shape))
-    _check("nbr_row", nbr_row.dim() == 2 and nbr_row.shape[0] == u.shape[0], "[R, K] with R of u", list(nbr_row.shape))
-    _check("time_w", time_w.dim() == 1, "[T]", list(time_w.shape))
-    _check("time_b", time_b.shape == time_w.shape, "[T] like time_w", list(time_b.shape))
-    _check("edge_row", edge_row.shape == nbr_row.shape, "[R, K] like nbr_row", list(edge_row.shape))
-    _check("dt", dt.shape == nbr_row.shape, "[R, K] like nbr_row", list(dt.shape))
-    _check("count", count.dim() == 1 and count.shape[0] == u.shape[0], "[R] with R of u", list(count.shape))
-    _check("c", c.shape == u.shape[:2], "[R, H] of u", list(c.shape))
-    F = node_table.shape[1] + (0 if edge_table is None else edge_table.shape[1]) + time_w.shape[0]
-    _check("u", u.shape[2] == F, f"[R, H, {F}] (columns of node_table, edge_table and time_w)", list(u.shape))
-    _check("dt", not dt.requires_grad, "without grad (it is data)", "a tensor that requires it; detach it")
-    _check("activation", activation in SLOPES, f"one of {sorted(SLOPES)}", repr(activation))
-    _check("dropout", 0.0 <= dropout < 1.0, "in [0, 1)", dropout)
+    name = "temporal_attention"
+    if u.dim() != 3:
+        raise ValueError(f"{name}: u must be [R, H, F], got {list(u.shape)}")
+    F = check_block(
+        name, "u", u, node_table, edge_table, nbr_row, edge_row, dt, count, time_w, time_b, activation, dropout
+    )
+    if u.shape[2] != F:
+        expected = f"[R, H, {F}] (columns of node_table, edge_table and time_w)"
+        raise ValueError(f"{name}: u must be {expected}, got {list(u.shape)}")
+    if c.dtype != u.dtype:
+        raise TypeError(f"{name}: c must be {u.dtype} like u, got {c.dtype}")
+    if c.shape != u.shape[:2]:
+        raise ValueError(f"{name}: c must be [R, H] of u, got {list(c.shape)}")
     z, s, _ = torch.ops.gnnaccel.temporal_attention(
         u,
         c,

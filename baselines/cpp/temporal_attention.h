@@ -189,6 +189,7 @@ struct AttentionScratch {
   A *p, *e, *logit, *mask, *product;  // [H, slots]
   A *c, *s, *ds, *dc;                 // [H]
   double *dt, *grad_w, *grad_b;       // [K], [T], [T]
+  A* value = nullptr;                 // [H, width] or null
 
   explicit AttentionScratch(const AttentionShape<A>& a) {
     const int64_t row = a.H * a.width, slot = a.H * a.slots, head = round_up(a.H, kLanes<A>);
@@ -315,7 +316,8 @@ GNNACCEL_INLINE void time_backward(const AttentionShape<A>& a, AttentionScratch<
 }
 
 // Needs x, dt, q = u, logit, dz, ds; leaves z = du, dc, and p (after dropout) and e (of the logits) such that
-// dx_k = sum_h p_hk dz_h + e_hk u_h. Adds to grad_w and grad_b.
+// dx_k = sum_h p_hk dz_h + e_hk u_h; and, where asked, value = z of the forward pass. Adds to grad_w and grad_b. z may
+// be the memory of q, and value that of dz.
 template <class A>
 GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, int64_t n) {
   const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, kLanes<A>), padded = round_up(n, kLanes<A>);
@@ -344,8 +346,9 @@ GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratc
     }
     m.dc[h] = sum_slots(e, n);
   }
-  mix_rows(m.x, m.e, m.z, a.slots, n, a.H, a.width);
   time_backward(a, m, n);
+  mix_rows(m.x, m.e, m.z, a.slots, n, a.H, a.width);
+  if (m.value) mix_rows(m.x, m.p, m.value, a.slots, n, a.H, a.width);
 }
 
 // table[row_k, :] += sum_j weight[j, k] source_j for the n neighbours whose row is in [first, last): one root's share

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.time import TimeEncoder
-from gnnaccel.ops import temporal_attention
+from gnnaccel.ops import temporal_attention_projected
 from gnnaccel.ops._linear import row_invariant_linear
 from gnnaccel.ops._relu_norm import relu_norm
 
@@ -22,7 +22,7 @@ class TemporalAttention(nn.Module):
 
     Logits are not scaled. A root without neighbours keeps its own term `Wo [0 | h_root]` (in TGL it is lost when no root of the
     batch has a neighbour). Keys and values are never formed: the query is carried into the space of x, and the weighted sum
-    of x out of it, which is the same function with K times less work (see `gnnaccel.temporal_attention`).
+    of x out of it, which is the same function with K times less work (see `gnnaccel.temporal_attention_projected`).
 
     Args:
         dim_query: Size of `h_root`.
@@ -99,12 +99,12 @@ class TemporalAttention(nn.Module):
         # phi(0) is one vector for all roots: its share of the query is a bias
         own, now = self.query.weight[:, : self.dim_query], self.query.weight[:, self.dim_query :]
         q = row_invariant_linear(h_root, own, self.query.bias + now @ torch.cos(self.time.b)).view(R, H, d)
-        # [H, R, F] with the heads outside, seen as [R, H, F]: the op reads it where it is
-        u = torch.bmm(q.transpose(0, 1), self.key.weight.view(H, d, -1)).transpose(0, 1)
-        c = (q * self.key.bias.view(H, d)).sum(-1)
-        z, s = temporal_attention(
-            u.to(node_table.dtype),
-            c.to(node_table.dtype),
+        attended = temporal_attention_projected(
+            q.to(node_table.dtype),
+            self.key.weight,
+            self.key.bias,
+            self.value.weight,
+            self.value.bias,
             node_table,
             edge_table,
             nbr_row,
@@ -117,8 +117,6 @@ class TemporalAttention(nn.Module):
             dropout=self.rate if self.training else 0.0,
             seed=seed,
         )
-        value = self.value.weight.view(H, d, -1).transpose(1, 2)
-        attended = torch.bmm(z.transpose(0, 1), value).transpose(0, 1) + s.unsqueeze(-1) * self.value.bias.view(H, d)
         out = self.output(torch.cat([attended.reshape(R, self.dim_out), h_root], dim=1))
         rate = self.rate if self.training else 0.0
         return relu_norm(out, self.norm.weight, self.norm.bias, dropout=rate, seed=seed, eps=self.norm.eps)

@@ -1,0 +1,248 @@
+// What the bindings of temporal attention share: inputs of any dtype, the checked block, the gradient of a table.
+#pragma once
+
+#include <cstring>
+#include <optional>
+
+#include "common.h"
+#include "temporal_attention.h"
+
+namespace gnnaccel {
+
+inline constexpr const char* kAttention = "temporal_attention";
+// Neighbours a task, about; fixed, so that sums do not depend on the number of threads.
+inline constexpr int64_t kChunkEdges = 256;
+
+inline std::vector<double> attention_to_double(const Tensor& t, double factor) {
+  std::vector<double> out(static_cast<size_t>(t.numel()));
+  dispatch_floating(t.scalar_type(), kAttention, [&](auto tag) {
+    const auto* p = ptr<decltype(tag)>(t);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<double>(p[i]) * factor;
+  });
+  return out;
+}
+
+// Copies n values of any dtype into A, resp. A into any dtype.
+template <class A>
+using Load = void (*)(const void* from, int64_t offset, int64_t n, A* to);
+template <class A>
+using Store = void (*)(void* to, int64_t offset, int64_t n, const A* from);
+
+template <class A>
+Load<A> loader(ScalarType dtype) {
+  Load<A> load = nullptr;
+  dispatch_floating(dtype, kAttention, [&](auto tag) {
+    load = [](const void* from, int64_t offset, int64_t n, A* to) {
+      const auto* p = static_cast<const decltype(tag)*>(from) + offset;
+      if constexpr (std::is_same_v<decltype(tag), A>) {
+        std::memcpy(to, p, static_cast<size_t>(n) * sizeof(A));
+      } else {
+        for (int64_t i = 0; i < n; ++i) to[i] = static_cast<A>(p[i]);
+      }
+    };
+  });
+  return load;
+}
+
+template <class A>
+Store<A> storer(ScalarType dtype) {
+  Store<A> store = nullptr;
+  dispatch_floating(dtype, kAttention, [&](auto tag) {
+    store = [](void* to, int64_t offset, int64_t n, const A* from) {
+      auto* p = static_cast<decltype(tag)*>(to) + offset;
+      if constexpr (std::is_same_v<decltype(tag), A>) {
+        std::memcpy(p, from, static_cast<size_t>(n) * sizeof(A));
+      } else {
+        for (int64_t i = 0; i < n; ++i) p[i] = static_cast<decltype(tag)>(from[i]);
+      }
+    };
+  });
+  return store;
+}
+
+// A read-only [R, H, n] or [U, n] tensor whose last dimension is dense.
+template <class A>
+struct Rows {
+  const void* data;
+  int64_t stride0, stride1, item;
+  Load<A> load;
+
+  Rows(const Tensor& t, int64_t n)
+      : data(t.data_ptr()),
+        stride0(t.dim() > 0 ? t.stride(0) : 0),
+        stride1(t.dim() > 1 ? t.stride(1) : 0),
+        item(static_cast<int64_t>(t.element_size())),
+        load(loader<A>(t.scalar_type())),
+        n_(n) {}
+
+  void get(int64_t i, int64_t j, A* to) const { load(data, i * stride0 + j * stride1, n_, to); }
+  void get_row(int64_t i, A* to) const { load(data, i * stride0, n_, to); }
+  void get_part(int64_t i, int64_t j, int64_t first, int64_t n, A* to) const {
+    load(data, i * stride0 + j * stride1 + first, n, to);
+  }
+  void prefetch(int64_t i) const {
+    const char* p = static_cast<const char*>(data) + i * stride0 * item;
+    for (int64_t b = 0; b < n_ * item; b += 64) __builtin_prefetch(p + b, 0, 3);
+  }
+
+ private:
+  int64_t n_;
+};
+
+// The block, checked: every used row is in range.
+struct Neighbors {
+  int64_t R, K;
+  std::vector<int64_t> chunk;  // roots [chunk[i], chunk[i + 1]) are task i
+  const int32_t* count;
+  const void *node, *edge, *dt;
+  ScalarType node_type, edge_type, dt_type;
+
+  static int64_t at(const void* ids, ScalarType type, int64_t i) {
+    return type == ScalarType::Int ? static_cast<const int32_t*>(ids)[i] : static_cast<const int64_t*>(ids)[i];
+  }
+  int64_t node_row(int64_t r, int64_t k) const { return at(node, node_type, r * K + k); }
+  int64_t edge_row(int64_t r, int64_t k) const { return at(edge, edge_type, r * K + k); }
+  double time(int64_t r, int64_t k) const {
+    const int64_t i = r * K + k;
+    if (dt_type == ScalarType::Long) return static_cast<double>(static_cast<const int64_t*>(dt)[i]);
+    return dt_type == ScalarType::Double ? static_cast<const double*>(dt)[i] : static_cast<const float*>(dt)[i];
+  }
+
+  Neighbors(const Tensor& nbr_row, const Tensor& edges, const Tensor& times, const Tensor& counts, int64_t num_nodes,
+            int64_t num_edges)
+      : R(nbr_row.size(0)),
+        K(nbr_row.size(1)),
+        count(ptr<int32_t>(counts)),
+        node(nbr_row.data_ptr()),
+        edge(edges.data_ptr()),
+        dt(times.data_ptr()),
+        node_type(nbr_row.scalar_type()),
+        edge_type(edges.scalar_type()),
+        dt_type(times.scalar_type()) {
+    // as unsigned, so that negative rows are too large as well
+    const auto too_large = [](int64_t row, int64_t size) {
+      return static_cast<uint64_t>(row) >= static_cast<uint64_t>(size);
+    };
+    bool bad_count = false, bad_node = false, bad_edge = false;
+    int64_t work = kChunkEdges;
+    for (int64_t r = 0; r < R; ++r) {
+      if (work >= kChunkEdges) {
+        chunk.push_back(r);
+        work = 0;
+      }
+      work += count[r] + 1;
+      if (count[r] < 0 || count[r] > K) {
+        bad_count = true;
+        break;
+      }
+      for (int64_t k = 0; k < count[r]; ++k) bad_node |= too_large(node_row(r, k), num_nodes);
+      if (num_edges >= 0)
+        for (int64_t k = 0; k < count[r]; ++k) bad_edge |= too_large(edge_row(r, k), num_edges);
+    }
+    chunk.push_back(R);
+    const std::string op = kAttention;
+    if (bad_count) throw std::runtime_error(op + ": count must be in [0, K]");
+    const auto range = [](int64_t size) { return " must be in [0, " + std::to_string(size) + ") before count"; };
+    if (bad_node) throw std::runtime_error(op + ": nbr_row" + range(num_nodes));
+    if (bad_edge) throw std::runtime_error(op + ": edge_row" + range(num_edges));
+  }
+
+  int64_t tasks() const { return static_cast<int64_t>(chunk.size()) - 1; }
+};
+
+// A root's inputs besides its query, and what every pass does first: gather.
+template <class A>
+struct Problem {
+  AttentionShape<A> shape;
+  const Neighbors& nbrs;
+  Rows<A> node, edge;
+  bool has_edge;
+
+  void gather(AttentionScratch<A>& m, int64_t r, int64_t n) const {
+    const AttentionShape<A>& a = shape;
+    for (int64_t k = 0; k < n; ++k) {
+      node.get_row(nbrs.node_row(r, k), m.x + k * a.width);
+      if (has_edge) edge.get_row(nbrs.edge_row(r, k), m.x + k * a.width + a.Dn);
+      m.dt[k] = nbrs.time(r, k);
+    }
+    // the next root's edge rows; node rows are few and stay in the cache
+    if (has_edge && r + 1 < nbrs.R)
+      for (int64_t k = 0; k < nbrs.count[r + 1]; ++k) edge.prefetch(nbrs.edge_row(r + 1, k));
+  }
+};
+
+inline Tensor dense_last(const Tensor& t) {
+  const int64_t last = t.dim() - 1;
+  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
+}
+
+// Calls f(Problem<A>) with contiguous inputs; `extra` columns follow the time encoding in every row.
+template <class F>
+void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node_in,
+                  const std::optional<Tensor>& edge_in, const Tensor& nbr_in, const Tensor& edge_row_in,
+                  const Tensor& dt_in, const Tensor& count_in, const Tensor& w_in, const Tensor& b_in, double scale,
+                  double slope, double dropout, int64_t seed, const F& f) {
+  const Tensor node = dense_last(node_in), edge = edge_in ? dense_last(*edge_in) : node;
+  const Tensor nbr = torch::stable::contiguous(nbr_in), edge_row = torch::stable::contiguous(edge_row_in);
+  const Tensor dt = torch::stable::contiguous(dt_in), count = torch::stable::contiguous(count_in);
+  const Tensor w = torch::stable::contiguous(w_in), b = torch::stable::contiguous(b_in);
+  const bool has_edge = edge_in.has_value();
+  const Neighbors nbrs(nbr, edge_row, dt, count, node.size(0), has_edge ? edge.size(0) : -1);
+  const auto run = [&](auto tag) {
+    using A = decltype(tag);
+    const double unit = std::is_same_v<A, double> ? 1.0 : kInvTwoPi;
+    const auto wd = attention_to_double(w, unit), bd = attention_to_double(b, unit);
+    const int64_t Dn = node.size(1), De = has_edge ? edge.size(1) : 0, T = w.numel(), F_ = Dn + De + T + extra;
+    AttentionShape<A> a;
+    a.K = nbrs.K, a.H = H, a.Dn = Dn, a.De = De, a.T = T, a.F = F_;
+    a.width = round_up(F_, kLanes<A>), a.slots = round_up(nbrs.K, 16);
+    a.scale = static_cast<A>(scale), a.slope = static_cast<A>(slope), a.w = wd.data(), a.b = bd.data();
+    a.dropout.key0 = static_cast<uint32_t>(seed);
+    a.dropout.key1 = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
+    a.dropout.threshold = static_cast<uint32_t>(dropout * 16777216.0);
+    a.dropout.keep_scale = 1.0 / (1.0 - dropout);
+    f(Problem<A>{a, nbrs, Rows<A>(node, Dn), Rows<A>(edge, De), has_edge});
+  };
+  if (dtype == ScalarType::Double) return run(double{});
+  run(float{});
+}
+
+inline ScalarType acc_type(const Tensor& t) {
+  return t.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Gradient of the columns [column, column + dim) of x by table row, given the row weights [R, 2 H, K]. The work is
+// divided by columns: each thread adds up all contributions to its columns in the order of the roots, so hubs cost no
+// balance and any division gives the same bits. make_source(first column, columns) returns a function root -> [2 H,
+// columns]: those of dz, then of u.
+template <class A, class RowOf, class MakeSource>
+Tensor table_gradient(const Problem<A>& in, const std::vector<A>& weight, ScalarType dtype, int64_t rows,
+                      int64_t column, int64_t dim, const RowOf& row_of, const MakeSource& make_source) {
+  const int64_t H = in.shape.H, K = in.nbrs.K;
+  constexpr ScalarType kAcc = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
+  Tensor grad = empty({rows, dim}, dtype);
+  Tensor sum = dtype == kAcc ? grad : empty({rows, dim}, kAcc);
+  A* const table = ptr<A>(sum);
+  torch::stable::parallel_for(0, (dim + kLanes<A> - 1) / kLanes<A>, 1, [&](int64_t first, int64_t last) {
+    const int64_t c0 = first * kLanes<A>, columns = std::min(dim, last * kLanes<A>) - c0;
+    A* out = table + c0;
+    for (int64_t i = 0; i < rows; ++i) std::fill_n(out + i * dim, columns, A{0});
+    auto source = make_source(column + c0, columns);
+    std::vector<int64_t> row(static_cast<size_t>(K));
+    for (int64_t r = 0; r < in.nbrs.R; ++r) {
+      const int64_t n = in.nbrs.count[r];
+      if (n == 0) continue;
+      for (int64_t k = 0; k < n; ++k) row[static_cast<size_t>(k)] = row_of(r, k);
+      scatter_root(out, dim, row.data(), n, source(r), weight.data() + r * 2 * H * K, K, 2 * H, columns);
+    }
+  });
+  if (dtype != kAcc) {
+    const Store<A> store = storer<A>(dtype);
+    void* to = grad.data_ptr();
+    parallel_chunks(rows * dim, 1 << 14,
+                    [&](int64_t begin, int64_t end) { store(to, begin, end - begin, table + begin); });
+  }
+  return grad;
+}
+
+}  // namespace gnnaccel
