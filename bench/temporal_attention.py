@@ -30,7 +30,7 @@ PARAMETERS = {
 BLOCK = ("h_root", "node_table", "edge_table", "nbr_row", "edge_row", "dt", "count")
 
 
-def make(params: Mapping[str, Any], device: str, seed: int) -> dict[str, Any]:
+def make_layer(params: Mapping[str, Any], device: str, seed: int) -> dict[str, Any]:
     gen = torch.Generator().manual_seed(seed)
     R, K, U, E, D = params["R"], params["K"], params["U"], params["E"], params["D"]
     De, T = params["De"], params["T"]
@@ -92,7 +92,7 @@ register(
             "wikipedia_batch200_k10": {**WIKIPEDIA, "R": 600, "U": 700},
             "no_edge_features_batch600_k20": {**WIKIPEDIA, "K": 20, "De": 0},
         },
-        make=make,
+        make=make_layer,
         providers={"gnnaccel": ours, **PROVIDERS},
         reference=projected,
         grad=("h_root", "node_table", *PARAMETERS),

@@ -154,8 +154,7 @@ def temporal_attention_projected(
 
     Args:
         q: Queries, `[R, H, d]`, floating. Half types accumulate in float32.
-        wk, bk: Key projection, `[H * d, F]` and `[H * d]`, F = Dn + De + T; head h has the rows `h * d` to `(h + 1) * d`. dtype of
-            `q`.
+        wk, bk: Key projection, `[H * d, F]` and `[H * d]`, dtype of `q`, F = Dn + De + T; rows `h * d` on belong to head h.
         wv, bv: Value projection, likewise.
         node_table, edge_table, nbr_row, edge_row, dt, count, time_w, time_b: As in `temporal_attention`.
         scale, activation, dropout, seed, deterministic: As in `temporal_attention`.

@@ -11,6 +11,7 @@
 namespace gnnaccel {
 namespace {
 
+constexpr int64_t kBlock = 64;      // roots carried at a time for the gradient of a table
 constexpr int64_t kMaxGroups = 16;  // partial sums of the weight gradients; fixed, so that threads do not matter
 
 // The two weights [H d, F] with their biases as column F, and packed per head for the products of both passes.
@@ -47,20 +48,32 @@ struct HeadWeights {
   }
 };
 
+// Products run over whole vectors of columns: panels are padded with zeros, and so are the results.
+template <class A>
+Packed<A> padded(Panels<A>& panels, int64_t N, int64_t depth = -1) {
+  Packed<A> view = panels.view(depth);
+  view.N = round_up(N, kLanes<A>);
+  return view;
+}
+
 // to[i, h] = from[i, head h] W_h for n rows; to has `ld` elements a root and `width` a head.
 template <class A>
 void carry_into(HeadWeights<A>& w, int64_t n, const A* from, A* to, int64_t ld, int64_t width) {
-  for (int64_t h = 0; h < w.H; ++h)
-    gemm_panels<A>(n, from + h * w.d, w.H * w.d, 1, w.into[static_cast<size_t>(h)]->view(), 0,
-                   w.into[static_cast<size_t>(h)]->count(), to + h * width, ld, {});
+  for (int64_t h = 0; h < w.H; ++h) {
+    Panels<A>& panels = *w.into[static_cast<size_t>(h)];
+    gemm_panels<A>(n, from + h * w.d, w.H * w.d, 1, padded(panels, w.F), 0, panels.count(), to + h * width, ld, {});
+  }
 }
 
-// to[i, head h] = from[i, h] W_h^T.
+// to[i, head h] = from[i, h] W_h^T, by way of `wide` [n, H, d padded].
 template <class A>
-void carry_out(HeadWeights<A>& w, int64_t n, const A* from, int64_t ld, int64_t width, A* to) {
-  for (int64_t h = 0; h < w.H; ++h)
-    gemm_panels<A>(n, from + h * width, ld, 1, w.out_of[static_cast<size_t>(h)]->view(), 0,
-                   w.out_of[static_cast<size_t>(h)]->count(), to + h * w.d, w.H * w.d, {});
+void carry_out(HeadWeights<A>& w, int64_t n, const A* from, int64_t ld, int64_t width, A* wide, A* to) {
+  const int64_t dp = round_up(w.d, kLanes<A>);
+  for (int64_t h = 0; h < w.H; ++h) {
+    Panels<A>& panels = *w.out_of[static_cast<size_t>(h)];
+    gemm_panels<A>(n, from + h * width, ld, 1, padded(panels, w.d), 0, panels.count(), wide + h * dp, w.H * dp, {});
+  }
+  for (int64_t i = 0; i < n * w.H; ++i) std::copy_n(wide + i * dp, w.d, to + i * w.d);
 }
 
 int64_t rows_of(const Neighbors& nbrs, int64_t task) {
@@ -108,8 +121,8 @@ std::tuple<Tensor, Tensor> projected_cpu(const Tensor& q_in, const Tensor& wk, c
     torch::stable::parallel_for(0, in.nbrs.tasks(), 1, [&](int64_t first, int64_t last) {
       AttentionScratch<A> m(a);
       add_ones(a, m);
-      Scratch<A> carried(rows * ld), head_rows(rows * D);
-      A *u = carried.get(), *h_rows = head_rows.get();
+      Scratch<A> carried(rows * ld), head_rows(rows * (D + H * round_up(d, kLanes<A>)));
+      A *u = carried.get(), *h_rows = head_rows.get(), *wide = h_rows + rows * D;
       std::fill_n(u, rows * ld, A{0});
       for (int64_t task = first; task < last; ++task) {
         const int64_t r0 = in.nbrs.chunk[static_cast<size_t>(task)], n_rows = rows_of(in.nbrs, task);
@@ -130,7 +143,7 @@ std::tuple<Tensor, Tensor> projected_cpu(const Tensor& q_in, const Tensor& wk, c
             std::fill_n(to + n, K - n, A{0});
           }
         }
-        carry_out(value, n_rows, u, ld, a.width, h_rows);
+        carry_out(value, n_rows, u, ld, a.width, wide, h_rows);
         store(out_data, r0 * D, n_rows * D, h_rows);
       }
     });
@@ -140,10 +153,9 @@ std::tuple<Tensor, Tensor> projected_cpu(const Tensor& q_in, const Tensor& wk, c
   return {out, logit};
 }
 
-// Partial sums of one group of tasks, over groups in order: sum [n].
+// Sum [n] over groups, in order, of partial [groups, n].
 template <class A>
-std::vector<A> add_groups(const std::vector<A>& partial, int64_t groups) {
-  const int64_t n = static_cast<int64_t>(partial.size()) / std::max<int64_t>(groups, 1);
+std::vector<A> add_groups(const std::vector<A>& partial, int64_t groups, int64_t n) {
   std::vector<A> sum(static_cast<size_t>(n), A{0});
   parallel_chunks(n, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t g = 0; g < groups; ++g)
@@ -152,17 +164,15 @@ std::vector<A> add_groups(const std::vector<A>& partial, int64_t groups) {
   return sum;
 }
 
-// Gradients of a weight [H d, F - 1] and its bias from [H, F, d].
+// Gradients of a weight [D, F - 1] and its bias from [D, width].
 template <class A>
-void store_weight(const A* sum, int64_t H, int64_t d, int64_t F, Tensor& weight, Tensor& bias) {
+void store_weight(const A* sum, int64_t D, int64_t F, int64_t width, Tensor& weight, Tensor& bias) {
   const Store<A> store = storer<A>(weight.scalar_type());
-  std::vector<A> row(static_cast<size_t>(F));
-  for (int64_t h = 0; h < H; ++h)
-    for (int64_t j = 0; j < d; ++j) {
-      for (int64_t f = 0; f < F; ++f) row[static_cast<size_t>(f)] = sum[(h * F + f) * d + j];
-      store(weight.data_ptr(), (h * d + j) * (F - 1), F - 1, row.data());
-      store(bias.data_ptr(), h * d + j, 1, row.data() + F - 1);
-    }
+  void *weight_data = weight.data_ptr(), *bias_data = bias.data_ptr();
+  for (int64_t i = 0; i < D; ++i) {
+    store(weight_data, i * (F - 1), F - 1, sum + i * width);
+    store(bias_data, i, 1, sum + i * width + F - 1);
+  }
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> projected_backward_cpu(
@@ -194,22 +204,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const bool scatters = need_node || need_edge;
     std::vector<A> weight(static_cast<size_t>(scatters ? R * 2 * H * K : 0));
     const int64_t rows = most_rows(in.nbrs), ld = root_stride(a), F = a.F, tasks = in.nbrs.tasks();
-    const int64_t groups = std::min(tasks, kMaxGroups), per_weight = H * F * d;
+    const int64_t groups = std::min(tasks, kMaxGroups), per_weight = D * a.width;
     std::vector<A> partial(static_cast<size_t>(groups * 2 * per_weight),
-                           A{0});  // of a group: key, value; each [H, F, d]
+                           A{0});  // of a group: key, value; each [H d, width]
     std::vector<double> partial_time(static_cast<size_t>(groups * 2 * T));
     torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
       AttentionScratch<A> m(a);
       add_ones(a, m);
-      Scratch<A> carried(2 * rows * ld), head_rows(3 * rows * D);
+      Scratch<A> carried(2 * rows * ld), head_rows(rows * (3 * D + H * round_up(d, kLanes<A>)));
       A *u = carried.get(), *dz = u + rows * ld;
-      A *q_rows = head_rows.get(), *g_rows = q_rows + rows * D, *dq_rows = g_rows + rows * D;
-      Panels<A> packed(rows, d);
+      A *q_rows = head_rows.get(), *g_rows = q_rows + rows * D, *dq_rows = g_rows + rows * D,
+        *wide = dq_rows + rows * D;
+      Panels<A> packed(rows, F);
       std::fill_n(u, 2 * rows * ld, A{0});
-      // dW_h^T [F, d] += rows_h^T [F, n] heads_h [n, d]
+      // dW_h [d, F padded] += heads_h^T [d, n] rows_h [n, F]
       const auto add_weight = [&](int64_t n, const A* rows_h, const A* heads_h, A* sum) {
-        for (int64_t p = 0; p < packed.count(); ++p) pack_panel(heads_h, D, n, d, p, packed.nr(), packed.panel(p));
-        gemm_panels<A>(F, rows_h, 1, ld, packed.view(n), 0, packed.count(), sum, d, {nullptr, 0, true});
+        for (int64_t p = 0; p < packed.count(); ++p) pack_panel(rows_h, ld, n, F, p, packed.nr(), packed.panel(p));
+        gemm_panels<A>(d, heads_h, 1, D, padded(packed, F, n), 0, packed.count(), sum, a.width, {nullptr, 0, true});
       };
       for (int64_t g = first; g < last; ++g) {
         A* sum = partial.data() + g * 2 * per_weight;
@@ -239,27 +250,26 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
                 std::copy_n(m.e + h * a.slots, n, weight.data() + (r * 2 * H + H + h) * K);
               }
           }
-          carry_out(key, n_rows, u, ld, a.width, dq_rows);
+          carry_out(key, n_rows, u, ld, a.width, wide, dq_rows);
           store(dq_data, r0 * D, n_rows * D, dq_rows);
           for (int64_t h = 0; h < H; ++h) {
-            add_weight(n_rows, u + h * a.width, q_rows + h * d, sum + h * F * d);
-            add_weight(n_rows, dz + h * a.width, g_rows + h * d, sum + per_weight + h * F * d);
+            add_weight(n_rows, u + h * a.width, q_rows + h * d, sum + h * d * a.width);
+            add_weight(n_rows, dz + h * a.width, g_rows + h * d, sum + per_weight + h * d * a.width);
           }
         }
         std::copy_n(m.grad_w, T, partial_time.data() + g * 2 * T);
         std::copy_n(m.grad_b, T, partial_time.data() + g * 2 * T + T);
       }
     });
-    const std::vector<A> sum = add_groups(partial, groups);
-    store_weight(sum.data(), H, d, F, dwk, dbk);
-    store_weight(sum.data() + per_weight, H, d, F, dwv, dbv);
-    const std::vector<double> time = add_groups(partial_time, groups);
+    const std::vector<A> sum = add_groups(partial, groups, 2 * per_weight);
+    store_weight(sum.data(), D, F, a.width, dwk, dbk);
+    store_weight(sum.data() + per_weight, D, F, a.width, dwv, dbv);
+    const std::vector<double> time = add_groups(partial_time, groups, 2 * T);
     storer<double>(time_w.scalar_type())(grad_w.data_ptr(), 0, T, time.data());
     storer<double>(time_b.scalar_type())(grad_b.data_ptr(), 0, T, time.data() + T);
 
     // dz and u again, of the wanted columns only, for a block of roots at a time
     const auto source = [&](int64_t column, int64_t columns) {
-      constexpr int64_t kBlock = 64;
       auto owned = std::make_shared<std::vector<std::unique_ptr<Panels<A>>>>();
       for (const HeadWeights<A>* w : {&value, &key})
         for (int64_t h = 0; h < H; ++h) {
