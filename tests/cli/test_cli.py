@@ -2,10 +2,14 @@
 
 import csv
 import json
+import logging
 import subprocess
 import sys
+import warnings
 
 import pytest
+
+from gnnaccel import cli
 
 SMALL = [
     *("--set", "model.dim_memory=8", "--set", "model.dim_time=6", "--set", "model.dim_embed=8"),
@@ -17,6 +21,24 @@ def gnnaccel(*args, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "gnnaccel", *map(str, args)], capture_output=True, text=True, cwd=cwd, timeout=200
     )
+
+
+@pytest.fixture
+def in_process(monkeypatch, capsys):
+    """`gnnaccel` without a process of its own, which takes a second to start."""
+
+    def call(*args, cwd=None):
+        if cwd is not None:
+            monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["gnnaccel", *map(str, args)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
+            cli.main()
+        out, err = capsys.readouterr()
+        return subprocess.CompletedProcess(args, stop.value.code or 0, out, err)
+
+    yield call
+    logging.captureWarnings(False)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +95,9 @@ def test_predict_scores_rows_in_any_order(run, tmp_path):
     assert [g["score"] for g in csv.DictReader(back.stdout.splitlines())] == [g["score"] for g in reversed(got)]
 
 
-def test_predict_top(run, tmp_path):
+def test_predict_top(run, tmp_path, in_process):
     (tmp_path / "q.csv").write_text("src,t\nuser3,1600080000\nuser7,1600090001\n")
-    done = gnnaccel("predict", run, "--input", tmp_path / "q.csv", "--top", 4, "--quiet")
+    done = in_process("predict", run, "--input", tmp_path / "q.csv", "--top", 4, "--quiet")
     assert done.returncode == 0, done.stderr
     got = list(csv.DictReader(done.stdout.splitlines()))
     assert [int(g["rank"]) for g in got] == [1, 2, 3, 4] * 2
@@ -84,8 +106,8 @@ def test_predict_top(run, tmp_path):
     assert all(g["dst"].startswith("item") for g in got)
 
 
-def test_a_finished_run_is_not_overwritten_by_accident(run, stream):
-    done = gnnaccel("train", "tgn", "--data", stream, "--out", run, *SMALL)
+def test_a_finished_run_is_not_overwritten_by_accident(run, stream, in_process):
+    done = in_process("train", "tgn", "--data", stream, "--out", run, *SMALL)
     assert done.returncode == 2
     assert "already holds a run; give --resume, --overwrite or another --out" in done.stderr.replace("\n", " ")
 
@@ -107,8 +129,8 @@ def test_a_finished_run_is_not_overwritten_by_accident(run, stream):
         (["nothing"], "No such command"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(args, says, tmp_path):
-    done = gnnaccel(*args, cwd=tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2(args, says, tmp_path, in_process):
+    done = in_process(*args, cwd=tmp_path)
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
@@ -123,16 +145,16 @@ def test_bad_input_is_one_line_and_exit_code_2(args, says, tmp_path):
         ("", "q.csv"),
     ],
 )
-def test_bad_queries(run, tmp_path, text, says):
+def test_bad_queries(run, tmp_path, text, says, in_process):
     (tmp_path / "q.csv").write_text(text)
-    done = gnnaccel("predict", run, "--input", tmp_path / "q.csv", "--quiet")
+    done = in_process("predict", run, "--input", tmp_path / "q.csv", "--quiet")
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
 
 
-def test_eval_with_other_data_is_refused(run, tmp_path):
-    done = gnnaccel("eval", run, "--data", "synthetic", "--quiet", cwd=tmp_path)
+def test_eval_with_other_data_is_refused(run, tmp_path, in_process):
+    done = in_process("eval", run, "--data", "synthetic", "--quiet", cwd=tmp_path)
     assert done.returncode == 2
     assert "not the same" in done.stderr
 
@@ -150,7 +172,7 @@ def test_eval_with_other_data_is_refused(run, tmp_path):
         (["info"], "temporal_attention"),
     ],
 )
-def test_help_and_info(args, says):
-    done = gnnaccel(*args)
+def test_help_and_info(args, says, in_process):
+    done = in_process(*args)
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
