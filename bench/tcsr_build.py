@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,18 +30,6 @@ def torch_sort(src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, add_reverse:
     return indptr, other[order].int(), event.int(), t[event]
 
 
-def numpy_lexsort(
-    src: Tensor, dst: Tensor, t: Tensor, num_nodes: int, add_reverse: bool, wide: bool
-) -> tuple[Any, ...]:
-    node = np.concatenate([src.numpy(), dst.numpy()])
-    other = np.concatenate([dst.numpy(), src.numpy()])
-    event = np.tile(np.arange(len(src)), 2)
-    order = np.lexsort((event, np.tile(t.numpy(), 2), node))
-    indptr = np.concatenate([[0], np.bincount(node, minlength=num_nodes).cumsum()])
-    columns = (indptr, other[order].astype(np.int32), event[order].astype(np.int32), t.numpy()[event[order]])
-    return tuple(torch.from_numpy(c) for c in columns)
-
-
 register(
     Entry(
         op="tcsr_build",
@@ -52,7 +39,7 @@ register(
         },
         tiny={"N": 50, "E": 700},
         make=make,
-        providers={"gnnaccel": tcsr_build, "torch_sort": torch_sort, "numpy_lexsort": numpy_lexsort},
+        providers={"gnnaccel": tcsr_build, "torch_sort": torch_sort},
         reference=reference,
         reference_cases=("tiny",),
         bytes=lambda a: len(a["src"]) * (24 + 2 * (4 + 4 + 8)) + a["num_nodes"] * 8,
