@@ -155,11 +155,11 @@ std::tuple<Tensor, Tensor> projected_cpu(const Tensor& q_in, const Tensor& wk, c
 
 // Sum [n] over groups, in order, of partial [groups, n].
 template <class A>
-std::vector<A> add_groups(const std::vector<A>& partial, int64_t groups, int64_t n) {
+std::vector<A> add_groups(const A* partial, int64_t groups, int64_t n) {
   std::vector<A> sum(static_cast<size_t>(n), A{0});
   parallel_chunks(n, 1 << 13, [&](int64_t begin, int64_t end) {
     for (int64_t g = 0; g < groups; ++g)
-      for (int64_t i = begin; i < end; ++i) sum[static_cast<size_t>(i)] += partial[static_cast<size_t>(g * n + i)];
+      for (int64_t i = begin; i < end; ++i) sum[static_cast<size_t>(i)] += partial[g * n + i];
   });
   return sum;
 }
@@ -205,8 +205,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     std::vector<A> weight(static_cast<size_t>(scatters ? R * 2 * H * K : 0));
     const int64_t rows = most_rows(in.nbrs), ld = root_stride(a), F = a.F, tasks = in.nbrs.tasks();
     const int64_t groups = std::min(tasks, kMaxGroups), per_weight = D * a.width;
-    std::vector<A> partial(static_cast<size_t>(groups * 2 * per_weight),
-                           A{0});  // of a group: key, value; each [H d, width]
+    // of a group: key, value; each [H d, width]. From torch's allocator, whose statistics should tell of it
+    Tensor partials = empty({groups, 2, per_weight}, acc_type(q));
+    A* const partial = ptr<A>(partials);
     std::vector<double> partial_time(static_cast<size_t>(groups * 2 * T));
     torch::stable::parallel_for(0, groups, 1, [&](int64_t first, int64_t last) {
       AttentionScratch<A> m(a);
@@ -223,7 +224,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
         gemm_panels<A>(d, heads_h, 1, D, padded(packed, F, n), 0, packed.count(), sum, a.width, {nullptr, 0, true});
       };
       for (int64_t g = first; g < last; ++g) {
-        A* sum = partial.data() + g * 2 * per_weight;
+        A* sum = partial + g * 2 * per_weight;
+        std::fill_n(sum, 2 * per_weight, A{0});
         std::fill_n(m.grad_w, T, 0.0);
         std::fill_n(m.grad_b, T, 0.0);
         for (int64_t task = tasks * g / groups; task < tasks * (g + 1) / groups; ++task) {
@@ -264,7 +266,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
     const std::vector<A> sum = add_groups(partial, groups, 2 * per_weight);
     store_weight(sum.data(), D, F, a.width, dwk, dbk);
     store_weight(sum.data() + per_weight, D, F, a.width, dwv, dbv);
-    const std::vector<double> time = add_groups(partial_time, groups, 2 * T);
+    const std::vector<double> time = add_groups(partial_time.data(), groups, 2 * T);
     storer<double>(time_w.scalar_type())(grad_w.data_ptr(), 0, T, time.data());
     storer<double>(time_b.scalar_type())(grad_b.data_ptr(), 0, T, time.data() + T);
 
