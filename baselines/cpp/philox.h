@@ -1,4 +1,4 @@
-// Philox4x32-10 for a row of columns: word j % 4 of counter (row low, j / 4, row high, stream) belongs to column j.
+// Philox4x32-10 for rows of columns: word j % 4 of counter (row low, j / 4, row high, stream) belongs to column j.
 //
 // The products of 32-bit words are what it costs, and x86 has an instruction for just those, which compilers do not use
 // in a loop: hence intrinsics. Instruction set chosen at run time; GNNACCEL_SIMD=portable|avx2|avx512 lowers it. The
@@ -25,15 +25,19 @@ struct PhiloxKey {
   uint32_t low, high, stream;
 };
 
-using PhiloxRowFn = void (*)(PhiloxKey key, int64_t row, int64_t columns, uint32_t* words);
+// Words of `rows` rows from number `first`, each `stride` words after the one before.
+using PhiloxFn = void (*)(PhiloxKey key, int64_t first, int64_t rows, int64_t columns, int64_t stride, uint32_t* words);
 
 GNNACCEL_CLONES
-inline void philox_row_portable(PhiloxKey key, int64_t row, int64_t columns, uint32_t* words) {
-  const uint32_t low = static_cast<uint32_t>(row), high = static_cast<uint32_t>(static_cast<uint64_t>(row) >> 32);
-  for (int64_t g = 0; g < (columns + 3) / 4; ++g) {
-    uint32_t c0 = low, c1 = static_cast<uint32_t>(g), c2 = high, c3 = key.stream;
-    philox4x32(c0, c1, c2, c3, key.low, key.high);
-    words[4 * g] = c0, words[4 * g + 1] = c1, words[4 * g + 2] = c2, words[4 * g + 3] = c3;
+inline void philox_rows_portable(PhiloxKey key, int64_t first, int64_t rows, int64_t columns, int64_t stride,
+                                 uint32_t* words) {
+  for (int64_t row = first; row < first + rows; ++row, words += stride) {
+    const uint32_t low = static_cast<uint32_t>(row), high = static_cast<uint32_t>(static_cast<uint64_t>(row) >> 32);
+    for (int64_t g = 0; g < (columns + 3) / 4; ++g) {
+      uint32_t c0 = low, c1 = static_cast<uint32_t>(g), c2 = high, c3 = key.stream;
+      philox4x32(c0, c1, c2, c3, key.low, key.high);
+      words[4 * g] = c0, words[4 * g + 1] = c1, words[4 * g + 2] = c2, words[4 * g + 3] = c3;
+    }
   }
 }
 
@@ -57,46 +61,53 @@ GNNACCEL_AVX512 __m512i high_half(__m512i a) {
 // A counter to each 64-bit lane; products read the low half of a lane and leave rubbish in the high one. high_half is a
 // shuffle, since a shift would wait for the port that multiplies. The groups are dealt to the lanes so that the even
 // ones, and after them the odd ones, give the words in the order of their columns.
-#define GNNACCEL_PHILOX_ROW(NAME, TARGET, M, ...)                                                                  \
-  __attribute__((target(TARGET))) inline void NAME(PhiloxKey key, int64_t row, int64_t columns, uint32_t* words) { \
-    typedef unsigned long long V __attribute__((vector_size(sizeof(M))));                                          \
-    constexpr int64_t L = sizeof(M) / 8;                                                                           \
-    constexpr unsigned long long half = 0xFFFFFFFFull;                                                             \
-    const V zero = {}, a = zero + 0xD2511F53ull, b = zero + 0xCD9E8D57ull, groups = {__VA_ARGS__};                 \
-    const unsigned long long bits = static_cast<unsigned long long>(row);                                          \
-    for (int64_t j = 0; j < columns; j += 4 * L) {                                                                 \
-      V c0 = zero + (bits & half), c1 = groups + static_cast<unsigned long long>(j / 4), c2 = zero + (bits >> 32), \
-        c3 = zero + key.stream;                                                                                    \
-      uint32_t k0 = key.low, k1 = key.high;                                                                        \
-      for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {                             \
-        const M p0 = product((M)a, (M)c0), p1 = product((M)b, (M)c2);                                              \
-        c0 = (V)high_half(p1) ^ c1 ^ (zero + k0), c1 = (V)p1;                                                      \
-        c2 = (V)high_half(p0) ^ c3 ^ (zero + k1), c3 = (V)p0;                                                      \
-      }                                                                                                            \
-      const M w01 = (M)((c0 & half) | (c1 << 32)), w23 = (M)((c2 & half) | (c3 << 32));                            \
-      const M first = even_lanes(w01, w23), second = odd_lanes(w01, w23);                                          \
-      std::memcpy(words + j, &first, sizeof(M));                                                                   \
-      std::memcpy(words + j + 2 * L, &second, sizeof(M));                                                          \
-    }                                                                                                              \
+#define GNNACCEL_PHILOX(NAME, TARGET, M, ...)                                                                        \
+  __attribute__((target(TARGET))) inline void NAME(PhiloxKey key, int64_t first, int64_t rows, int64_t columns,      \
+                                                   int64_t stride, uint32_t* words) {                                \
+    typedef unsigned long long V __attribute__((vector_size(sizeof(M))));                                            \
+    constexpr int64_t L = sizeof(M) / 8;                                                                             \
+    constexpr unsigned long long half = 0xFFFFFFFFull;                                                               \
+    const V zero = {}, a = zero + 0xD2511F53ull, b = zero + 0xCD9E8D57ull, groups = {__VA_ARGS__};                   \
+    V k0[10], k1[10];                                                                                                \
+    for (uint32_t i = 0; i < 10; ++i) {                                                                              \
+      k0[i] = zero + static_cast<uint32_t>(key.low + i * 0x9E3779B9u);                                               \
+      k1[i] = zero + static_cast<uint32_t>(key.high + i * 0xBB67AE85u);                                              \
+    }                                                                                                                \
+    for (int64_t row = first; row < first + rows; ++row, words += stride) {                                          \
+      const unsigned long long bits = static_cast<unsigned long long>(row);                                          \
+      for (int64_t j = 0; j < columns; j += 4 * L) {                                                                 \
+        V c0 = zero + (bits & half), c1 = groups + static_cast<unsigned long long>(j / 4), c2 = zero + (bits >> 32), \
+          c3 = zero + key.stream;                                                                                    \
+        for (int i = 0; i < 10; ++i) {                                                                               \
+          const M p0 = product((M)a, (M)c0), p1 = product((M)b, (M)c2);                                              \
+          c0 = (V)high_half(p1) ^ c1 ^ k0[i], c1 = (V)p1;                                                            \
+          c2 = (V)high_half(p0) ^ c3 ^ k1[i], c3 = (V)p0;                                                            \
+        }                                                                                                            \
+        const M w01 = (M)((c0 & half) | (c1 << 32)), w23 = (M)((c2 & half) | (c3 << 32));                            \
+        const M one = even_lanes(w01, w23), two = odd_lanes(w01, w23);                                               \
+        std::memcpy(words + j, &one, sizeof(M));                                                                     \
+        std::memcpy(words + j + 2 * L, &two, sizeof(M));                                                             \
+      }                                                                                                              \
+    }                                                                                                                \
   }
-GNNACCEL_PHILOX_ROW(philox_row_avx2, "avx2", __m256i, 0, 2, 1, 3)
-GNNACCEL_PHILOX_ROW(philox_row_avx512, "avx512f", __m512i, 0, 4, 1, 5, 2, 6, 3, 7)
-#undef GNNACCEL_PHILOX_ROW
+GNNACCEL_PHILOX(philox_rows_avx2, "avx2", __m256i, 0, 2, 1, 3)
+GNNACCEL_PHILOX(philox_rows_avx512, "avx512f", __m512i, 0, 4, 1, 5, 2, 6, 3, 7)
+#undef GNNACCEL_PHILOX
 #endif
 
-// words[0 .. columns) of a row; `words` has room for `columns` rounded up to kPhiloxBlock.
-inline PhiloxRowFn philox_row() {
+// The one for this machine. `stride` is at least `columns` rounded up to kPhiloxBlock.
+inline PhiloxFn philox_rows() {
 #ifdef GNNACCEL_PHILOX_X86
-  static const PhiloxRowFn chosen = []() -> PhiloxRowFn {
+  static const PhiloxFn chosen = []() -> PhiloxFn {
     const char* wish = std::getenv("GNNACCEL_SIMD");
     const auto capped = [&](const char* level) { return wish != nullptr && std::strcmp(wish, level) == 0; };
-    if (capped("portable")) return philox_row_portable;
-    if (__builtin_cpu_supports("avx512f") && !capped("avx2")) return philox_row_avx512;
-    return __builtin_cpu_supports("avx2") ? philox_row_avx2 : philox_row_portable;
+    if (capped("portable")) return philox_rows_portable;
+    if (__builtin_cpu_supports("avx512f") && !capped("avx2")) return philox_rows_avx512;
+    return __builtin_cpu_supports("avx2") ? philox_rows_avx2 : philox_rows_portable;
   }();
   return chosen;
 #else
-  return philox_row_portable;
+  return philox_rows_portable;
 #endif
 }
 

@@ -12,36 +12,21 @@ namespace {
 
 constexpr int64_t kNormRows = 64;  // rows a task; fixed, so that sums do not depend on the number of threads
 
-// Values of S in A: themselves, or converted into `buffer`.
-template <class S, class A>
-const A* load(const S* values, int64_t n, A* buffer) {
-  if constexpr (std::is_same_v<S, A>) {
-    return values;
-  } else {
-    for (int64_t j = 0; j < n; ++j) buffer[j] = static_cast<A>(values[j]);
-    return buffer;
-  }
-}
-
-// Where values of S are computed in A, and what brings them home.
-template <class S, class A>
-A* place(S* values, A* buffer) {
-  if constexpr (std::is_same_v<S, A>)
-    return values;
+// Rows from one stride to another, and from the dtype of tensors to that of computation or back.
+template <class S, class T>
+void move_rows(const S* from, int64_t rows, int64_t D, int64_t from_stride, T* to, int64_t to_stride) {
+  if constexpr (std::is_same_v<S, T>)
+    copy_rows(from, rows, D, from_stride, to, to_stride);
   else
-    return buffer;
-}
-template <class S, class A>
-void store(S* values, int64_t n, const A* buffer) {
-  if constexpr (!std::is_same_v<S, A>)
-    for (int64_t j = 0; j < n; ++j) values[j] = static_cast<S>(buffer[j]);
+    for (int64_t i = 0; i < rows; ++i) copy_row(from + i * from_stride, D, to + i * to_stride);
 }
 
+// [D] in A, padded with zeros.
 template <class S, class A>
-std::vector<A> as_acc(const Tensor& t) {
+std::vector<A> padded_vector(const Tensor& t) {
   const Tensor dense = torch::stable::contiguous(t);
-  std::vector<A> out(static_cast<size_t>(dense.numel()));
-  for (size_t j = 0; j < out.size(); ++j) out[j] = static_cast<A>(ptr<S>(dense)[j]);
+  std::vector<A> out(static_cast<size_t>(padded(dense.numel())), A{0});
+  copy_row(ptr<S>(dense), dense.numel(), out.data());
   return out;
 }
 
@@ -54,19 +39,18 @@ std::tuple<Tensor, Tensor, Tensor> relu_norm_cpu(const Tensor& x_in, const Tenso
   const ScalarType dtype = x.scalar_type();
   Tensor y = empty({R, D}, dtype), mean = empty({R}, acc_dtype(dtype)), rstd = empty({R}, acc_dtype(dtype));
   const NormDropout dropout(rate, seed);
-  const PhiloxRowFn draw = philox_row();
+  const PhiloxFn draw = philox_rows();
   dispatch_floating(dtype, "relu_norm", [&](auto tag) {
     using S = decltype(tag);
     using A = acc_t<S>;
-    const auto w = as_acc<S, A>(weight), b = as_acc<S, A>(bias);
+    const auto w = padded_vector<S, A>(weight), b = padded_vector<S, A>(bias);
     parallel_chunks(R, kNormRows, [&](int64_t begin, int64_t end) {
       NormScratch<A> m(D);
       for (int64_t r = begin; r < end; r += kNormGroup) {
         const int64_t rows = std::min(kNormGroup, end - r);
-        S* out = ptr<S>(y) + r * D;
-        relu_norm_rows(load(ptr<S>(x) + r * D, rows * D, m.x), w.data(), b.data(), dropout, r, rows, D, eps, draw, m,
-                       place(out, m.out), ptr<A>(mean) + r, ptr<A>(rstd) + r);
-        store(out, rows * D, m.out);
+        move_rows(ptr<S>(x) + r * D, rows, D, D, m.h, m.width);
+        relu_norm_rows(w.data(), b.data(), dropout, r, rows, D, eps, draw, m, ptr<A>(mean) + r, ptr<A>(rstd) + r);
+        move_rows(m.n, rows, D, m.width, ptr<S>(y) + r * D, D);
       }
     });
   });
@@ -82,31 +66,32 @@ std::tuple<Tensor, Tensor, Tensor> relu_norm_backward_cpu(const Tensor& grad_in,
   const ScalarType dtype = x.scalar_type();
   Tensor dx = empty({R, D}, dtype), dw = empty({D}, dtype), db = empty({D}, dtype);
   const NormDropout dropout(rate, seed);
-  const PhiloxRowFn draw = philox_row();
+  const PhiloxFn draw = philox_rows();
   dispatch_floating(dtype, "relu_norm", [&](auto tag) {
     using S = decltype(tag);
     using A = acc_t<S>;
-    const auto w = as_acc<S, A>(weight);
-    std::vector<A> partial(static_cast<size_t>(chunks * 2 * D), A{0});  // [chunk, dw and db, D]
+    const int64_t W = padded(D);
+    const auto w = padded_vector<S, A>(weight);
+    std::vector<A> partial(static_cast<size_t>(chunks * 2 * W), A{0});  // [chunk, dw and db, W]
     parallel_chunks(R, kNormRows, [&](int64_t begin, int64_t end) {
       NormScratch<A> m(D);
-      A* sums = partial.data() + begin / kNormRows * 2 * D;
+      A* sums = partial.data() + begin / kNormRows * 2 * W;
       for (int64_t r = begin; r < end; r += kNormGroup) {
         const int64_t rows = std::min(kNormGroup, end - r);
-        S* out = ptr<S>(dx) + r * D;
-        relu_norm_rows_backward(load(ptr<S>(grad) + r * D, rows * D, m.dy), load(ptr<S>(x) + r * D, rows * D, m.x),
-                                w.data(), ptr<A>(mean) + r, ptr<A>(rstd) + r, dropout, r, rows, D, draw, m,
-                                place(out, m.out), sums, sums + D);
-        store(out, rows * D, m.out);
+        move_rows(ptr<S>(x) + r * D, rows, D, D, m.h, W);
+        move_rows(ptr<S>(grad) + r * D, rows, D, D, m.g, W);
+        relu_norm_rows_backward(w.data(), ptr<A>(mean) + r, ptr<A>(rstd) + r, dropout, r, rows, D, draw, m, sums,
+                                sums + W);
+        move_rows(m.g, rows, D, W, ptr<S>(dx) + r * D, D);
       }
     });
-    std::vector<double> total(static_cast<size_t>(2 * D), 0.0);
+    std::vector<double> total(static_cast<size_t>(2 * W), 0.0);
     for (int64_t c = 0; c < chunks; ++c)
-      for (int64_t j = 0; j < 2 * D; ++j)
-        total[static_cast<size_t>(j)] += static_cast<double>(partial[static_cast<size_t>(c * 2 * D + j)]);
+      for (int64_t j = 0; j < 2 * W; ++j)
+        total[static_cast<size_t>(j)] += static_cast<double>(partial[static_cast<size_t>(c * 2 * W + j)]);
     for (int64_t j = 0; j < D; ++j) {
       ptr<S>(dw)[j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(j)]));
-      ptr<S>(db)[j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(D + j)]));
+      ptr<S>(db)[j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(W + j)]));
     }
   });
   return {dx, dw, db};

@@ -2,6 +2,7 @@
 // cache between the passes over them; nothing but y, the mean and the reciprocal deviation of each row is stored.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
@@ -29,133 +30,155 @@ struct NormDropout {
 // Rows go through each pass in groups: the sums of one row are long chains, and those of several rows overlap.
 constexpr int64_t kNormGroup = 8;
 
-// One thread's working memory: a group of rows of D columns, padded with zeros to `width`.
+template <class A>
+constexpr int64_t kNormLanes = 64 / static_cast<int64_t>(sizeof(A));
+
+inline int64_t padded(int64_t D) { return (D + kPhiloxBlock - 1) / kPhiloxBlock * kPhiloxBlock; }
+
+// One thread's working memory: a group of rows, zero past D up to whole vectors, so that no loop has a remainder: there
+// the sign of each value would be a branch, and half of them are mispredicted.
 template <class A>
 struct NormScratch {
   int64_t width;
-  A *h, *n, *g;     // what ReLU left; centred or normalised; gradient of the normalised row
-  A *x, *dy, *out;  // rows of half types in A, not padded
+  A *h, *n, *g;  // what ReLU left; centred or normalised; gradient of the normalised row, of what ReLU left
+  A* inside;     // 1 before D, then 0
   uint32_t* words;
 
-  explicit NormScratch(int64_t D) : width((D + kPhiloxBlock - 1) / kPhiloxBlock * kPhiloxBlock) {
+  explicit NormScratch(int64_t D) : width(padded(D)) {
     const int64_t size = kNormGroup * width;
-    memory_.reset(new char[static_cast<size_t>(size) * 6 * sizeof(A) + static_cast<size_t>(width) * 4 + 64]());
+    memory_.reset(new char[static_cast<size_t>(3 * size + width) * sizeof(A) + static_cast<size_t>(size) * 4 + 64]());
     char* base = memory_.get() + (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
-    h = reinterpret_cast<A*>(base), n = h + size, g = n + size, x = g + size, dy = x + size, out = dy + size;
-    words = reinterpret_cast<uint32_t*>(out + size);
+    h = reinterpret_cast<A*>(base), n = h + size, g = n + size, inside = g + size;
+    words = reinterpret_cast<uint32_t*>(inside + width);
+    std::fill_n(inside, D, A{1});
   }
 
  private:
   std::unique_ptr<char[]> memory_;
 };
 
+// f(j) for the columns of a padded row, in whole vectors; no two columns share memory.
+template <class A, class F>
+GNNACCEL_INLINE void columns(int64_t D, const F& f) {
+  for (int64_t first = 0; first < D; first += kNormLanes<A>) {
+#pragma GCC ivdep
+    for (int64_t lane = 0; lane < kNormLanes<A>; ++lane) f(first + lane);
+  }
+}
+
+template <class S, class T>
+GNNACCEL_INLINE void copy_row(const S* __restrict from, int64_t D, T* __restrict to) {
+  int64_t j = 0;
+  for (; j + 16 <= D; j += 16)
+    for (int64_t lane = 0; lane < 16; ++lane) to[j + lane] = static_cast<T>(from[j + lane]);
+  for (; j < D; ++j) to[j] = static_cast<T>(from[j]);
+}
+
 // Mean of a padded row (with b: of the products of two): sums in lanes, then of the lanes by halves, which is the same
 // order whatever the vector registers.
 template <class A>
 GNNACCEL_INLINE A mean_of(const A* a, const A* b, int64_t D) {
   typedef A V __attribute__((vector_size(64)));
-  constexpr int64_t L = 64 / static_cast<int64_t>(sizeof(A));
+  constexpr int64_t L = kNormLanes<A>;
   V sum = {};
   for (int64_t j = 0; j < D; j += L) {
     const V v = *reinterpret_cast<const V*>(a + j);
     sum += b == nullptr ? v : v * *reinterpret_cast<const V*>(b + j);
   }
-  A s[L];
-  *reinterpret_cast<V*>(s) = sum;
-  for (int64_t half = L / 2; half > 0; half /= 2)
-    for (int64_t l = 0; l < half; ++l) s[l] += s[l + half];
-  return s[0] / static_cast<A>(D > 0 ? D : 1);
+  typedef A Half __attribute__((vector_size(32)));
+  typedef A Quarter __attribute__((vector_size(16)));
+  const Half half = reinterpret_cast<const Half*>(&sum)[0] + reinterpret_cast<const Half*>(&sum)[1];
+  const Quarter s = reinterpret_cast<const Quarter*>(&half)[0] + reinterpret_cast<const Quarter*>(&half)[1];
+  A total = s[0] + s[1];
+  if constexpr (L == 16) total += s[2] + s[3];
+  return total / static_cast<A>(D > 0 ? D : 1);
 }
 
-// h = relu(dropout(x)); NaN stays NaN, as in torch.
+// h = relu(dropout(h)); NaN stays NaN, as in torch.
 template <class A>
-GNNACCEL_INLINE void rectify(const A* __restrict x, const NormDropout& dropout, int64_t row, int64_t D,
-                             PhiloxRowFn draw, uint32_t* __restrict words, A* __restrict h) {
-  if (!dropout.active) {
-    for (int64_t j = 0; j < D; ++j) h[j] = x[j] <= 0 ? A{0} : x[j];
-    return;
-  }
-  draw(dropout.key, row, D, words);
+GNNACCEL_INLINE void rectify(const NormDropout& dropout, const uint32_t* words, int64_t D, A* h) {
+  if (!dropout.active) return columns<A>(D, [=](int64_t j) { h[j] = h[j] <= 0 ? A{0} : h[j]; });
   const uint32_t threshold = dropout.threshold;
   const A scale = static_cast<A>(dropout.scale);
-  for (int64_t j = 0; j < D; ++j) h[j] = words[j] < threshold || x[j] <= 0 ? A{0} : x[j] * scale;
+  columns<A>(D, [=](int64_t j) {
+    const A kept = words[j] < threshold ? A{0} : h[j] * scale;
+    h[j] = kept <= 0 ? A{0} : kept;
+  });
 }
 
+// `rows` rows (at most kNormGroup) from number `first`, in m.h; y goes to m.n. w and b are padded.
 template <class A>
-GNNACCEL_INLINE void subtract(const A* __restrict a, A b, int64_t D, A* __restrict out) {
-  for (int64_t j = 0; j < D; ++j) out[j] = a[j] - b;
-}
-
-template <class A>
-GNNACCEL_INLINE void affine(const A* __restrict n, A scale, const A* __restrict w, const A* __restrict b, int64_t D,
-                            A* __restrict y) {
-  for (int64_t j = 0; j < D; ++j) y[j] = n[j] * scale * w[j] + b[j];
-}
-
-// n normalised, g = dy w; adds to dw and db.
-template <class A>
-GNNACCEL_INLINE void weigh(const A* __restrict dy, const A* __restrict h, A mean, A rstd, const A* __restrict w,
-                           int64_t D, A* __restrict n, A* __restrict g, A* __restrict dw, A* __restrict db) {
-  for (int64_t j = 0; j < D; ++j) {
-    n[j] = (h[j] - mean) * rstd;
-    g[j] = dy[j] * w[j];
-    dw[j] += dy[j] * n[j];
-    db[j] += dy[j];
-  }
-}
-
-template <class A>
-GNNACCEL_INLINE void gate(const A* __restrict h, const A* __restrict n, const A* __restrict g, A g_mean, A gn_mean,
-                          A scale, int64_t D, A* __restrict dx) {
-  for (int64_t j = 0; j < D; ++j) {
-    const A d = (g[j] - g_mean - n[j] * gn_mean) * scale;
-    dx[j] = h[j] <= 0 ? A{0} : d;
-  }
-}
-
-// The group's rows are `rows` (at most kNormGroup) from number `first`; pointers are to the first of them.
-template <class A>
-GNNACCEL_INLINE void normalise(const A* x, const A* w, const A* b, const NormDropout& dropout, int64_t first,
-                               int64_t rows, int64_t D, double eps, PhiloxRowFn draw, NormScratch<A>& m, A* y, A* mean,
-                               A* rstd) {
+GNNACCEL_INLINE void normalise(const A* w, const A* b, const NormDropout& dropout, int64_t first, int64_t rows,
+                               int64_t D, double eps, PhiloxFn draw, NormScratch<A>& m, A* mean, A* rstd) {
   const int64_t W = m.width;
-  for (int64_t i = 0; i < rows; ++i) rectify(x + i * D, dropout, first + i, D, draw, m.words, m.h + i * W);
-  for (int64_t i = 0; i < rows; ++i) mean[i] = mean_of<A>(m.h + i * W, nullptr, D);
-  for (int64_t i = 0; i < rows; ++i) subtract(m.h + i * W, mean[i], D, m.n + i * W);
-  for (int64_t i = 0; i < rows; ++i) rstd[i] = mean_of<A>(m.n + i * W, m.n + i * W, D);
-  for (int64_t i = 0; i < rows; ++i) rstd[i] = 1 / std::sqrt(rstd[i] + static_cast<A>(eps));
-  for (int64_t i = 0; i < rows; ++i) affine(m.n + i * W, rstd[i], w, b, D, y + i * D);
-}
-
-// Adds to dw and db.
-template <class A>
-GNNACCEL_INLINE void normalise_backward(const A* dy, const A* x, const A* w, const A* mean, const A* rstd,
-                                        const NormDropout& dropout, int64_t first, int64_t rows, int64_t D,
-                                        PhiloxRowFn draw, NormScratch<A>& m, A* dx, A* dw, A* db) {
-  const int64_t W = m.width;
-  const A scale = dropout.active ? static_cast<A>(dropout.scale) : A{1};
-  A g_mean[kNormGroup], gn_mean[kNormGroup];
-  for (int64_t i = 0; i < rows; ++i) rectify(x + i * D, dropout, first + i, D, draw, m.words, m.h + i * W);
-  for (int64_t i = 0; i < rows; ++i)
-    weigh(dy + i * D, m.h + i * W, mean[i], rstd[i], w, D, m.n + i * W, m.g + i * W, dw, db);
+  if (dropout.active) draw(dropout.key, first, rows, D, W, m.words);
   for (int64_t i = 0; i < rows; ++i) {
+    rectify(dropout, m.words + i * W, D, m.h + i * W);
+    mean[i] = mean_of<A>(m.h + i * W, nullptr, D);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    const A *h = m.h + i * W, *inside = m.inside, mu = mean[i];
+    A* n = m.n + i * W;
+    columns<A>(D, [=](int64_t j) { n[j] = (h[j] - mu) * inside[j]; });
+    rstd[i] = mean_of<A>(n, n, D);
+  }
+  for (int64_t i = 0; i < rows; ++i) rstd[i] = 1 / std::sqrt(rstd[i] + static_cast<A>(eps));
+  for (int64_t i = 0; i < rows; ++i) {
+    const A r = rstd[i];
+    A* n = m.n + i * W;
+    columns<A>(D, [=](int64_t j) { n[j] = n[j] * r * w[j] + b[j]; });
+  }
+}
+
+// x in m.h, the gradient of y in m.g; the gradient of x goes to m.g. Adds to dw and db, padded.
+template <class A>
+GNNACCEL_INLINE void normalise_backward(const A* w, const A* mean, const A* rstd, const NormDropout& dropout,
+                                        int64_t first, int64_t rows, int64_t D, PhiloxFn draw, NormScratch<A>& m, A* dw,
+                                        A* db) {
+  const int64_t W = m.width;
+  const A keep = dropout.active ? static_cast<A>(dropout.scale) : A{1};
+  A g_mean[kNormGroup], gn_mean[kNormGroup];
+  if (dropout.active) draw(dropout.key, first, rows, D, W, m.words);
+  for (int64_t i = 0; i < rows; ++i) {
+    const A mu = mean[i], r = rstd[i];
+    A *h = m.h + i * W, *n = m.n + i * W, *g = m.g + i * W;
+    rectify(dropout, m.words + i * W, D, h);
+    columns<A>(D, [=](int64_t j) {
+      n[j] = (h[j] - mu) * r;
+      dw[j] += g[j] * n[j];
+      db[j] += g[j];
+      g[j] *= w[j];
+    });
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    // the padding of n is not zero, but that of g is
     g_mean[i] = mean_of<A>(m.g + i * W, nullptr, D);
     gn_mean[i] = mean_of<A>(m.g + i * W, m.n + i * W, D);
   }
-  for (int64_t i = 0; i < rows; ++i)
-    gate(m.h + i * W, m.n + i * W, m.g + i * W, g_mean[i], gn_mean[i], rstd[i] * scale, D, dx + i * D);
+  for (int64_t i = 0; i < rows; ++i) {
+    const A *h = m.h + i * W, *n = m.n + i * W, a = g_mean[i], b = gn_mean[i], scale = rstd[i] * keep;
+    A* g = m.g + i * W;
+    columns<A>(D, [=](int64_t j) {
+      const A d = (g[j] - a - n[j] * b) * scale;
+      g[j] = h[j] <= 0 ? A{0} : d;
+    });
+  }
 }
 
 #define GNNACCEL_RELU_NORM(A)                                                                                       \
-  GNNACCEL_CLONES inline void relu_norm_rows(const A* x, const A* w, const A* b, const NormDropout& dropout,        \
-                                             int64_t first, int64_t rows, int64_t D, double eps, PhiloxRowFn draw,  \
-                                             NormScratch<A>& m, A* y, A* mean, A* rstd) {                           \
-    normalise<A>(x, w, b, dropout, first, rows, D, eps, draw, m, y, mean, rstd);                                    \
+  GNNACCEL_CLONES inline void relu_norm_rows(const A* w, const A* b, const NormDropout& dropout, int64_t first,     \
+                                             int64_t rows, int64_t D, double eps, PhiloxFn draw, NormScratch<A>& m, \
+                                             A* mean, A* rstd) {                                                    \
+    normalise<A>(w, b, dropout, first, rows, D, eps, draw, m, mean, rstd);                                          \
   }                                                                                                                 \
-  GNNACCEL_CLONES inline void relu_norm_rows_backward(                                                              \
-      const A* dy, const A* x, const A* w, const A* mean, const A* rstd, const NormDropout& dropout, int64_t first, \
-      int64_t rows, int64_t D, PhiloxRowFn draw, NormScratch<A>& m, A* dx, A* dw, A* db) {                          \
-    normalise_backward<A>(dy, x, w, mean, rstd, dropout, first, rows, D, draw, m, dx, dw, db);                      \
+  GNNACCEL_CLONES inline void relu_norm_rows_backward(const A* w, const A* mean, const A* rstd,                     \
+                                                      const NormDropout& dropout, int64_t first, int64_t rows,      \
+                                                      int64_t D, PhiloxFn draw, NormScratch<A>& m, A* dw, A* db) {  \
+    normalise_backward<A>(w, mean, rstd, dropout, first, rows, D, draw, m, dw, db);                                 \
+  }                                                                                                                 \
+  GNNACCEL_CLONES inline void copy_rows(const A* from, int64_t rows, int64_t D, int64_t from_stride, A* to,         \
+                                        int64_t to_stride) {                                                        \
+    for (int64_t i = 0; i < rows; ++i) copy_row(from + i * from_stride, D, to + i * to_stride);                     \
   }
 GNNACCEL_RELU_NORM(float)
 GNNACCEL_RELU_NORM(double)
