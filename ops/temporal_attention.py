@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._philox import LOW, philox4x32
 
 #: Slope for negative logits by `activation`.
 SLOPES = {"none": 1.0, "leaky_relu": 0.2}
@@ -46,18 +47,11 @@ def acc_dtype(u: Tensor) -> torch.dtype:
 
 def _dropout_mask(R: int, H: int, K: int, dropout: float, seed: int, device: torch.device) -> Tensor:
     """0 or 1 / (1 - dropout), `[R, H, K]` float64: Philox4x32-10 with key `seed`, counter (root, head, slot // 4)."""
-    low = 0xFFFFFFFF
     root = torch.arange(R, device=device).view(-1, 1, 1)
     head = torch.arange(H, device=device).view(1, -1, 1)
     block = torch.arange((K + 3) // 4, device=device).view(1, 1, -1)
-    c = list(torch.broadcast_tensors(root & low, head, block, root >> 32))
-    k0, k1 = seed & low, (seed >> 32) & low
-    for _ in range(10):
-        # int64 products wrap; their 32-bit halves are right all the same
-        p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
-        c = [((p1 >> 32) & low) ^ c[1] ^ k0, p1 & low, ((p0 >> 32) & low) ^ c[3] ^ k1, p0 & low]
-        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
-    words = torch.stack(c, dim=-1).reshape(R, H, -1)[:, :, :K]
+    counter = torch.broadcast_tensors(root & LOW, head, block, root >> 32)
+    words = torch.stack(philox4x32(counter, seed), dim=-1).reshape(R, H, -1)[:, :, :K]
     return ((words >> 8) >= int(dropout * 2**24)).to(torch.float64) / (1.0 - dropout)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.ops._library import define, fake, impl
+from gnnaccel.ops._philox import philox4x32
 
 #: Semantics by name -> the op's number (`Visibility` in kernels/cuda/temporal_sample.cuh).
 MODES = {"strict": 0, "inclusive": 1, "by_event_id": 2, "before_batch": 3}
@@ -61,17 +62,6 @@ def _lower_bound(start: Tensor, end: Tensor, precedes: Any) -> Tensor:
     return low
 
 
-def _philox(counter: list[Tensor], seed: int) -> list[Tensor]:
-    """Philox4x32-10 in int64: 32-bit words in, 32-bit words out."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = seed & _INT32, seed >> 32 & _INT32
-    for _ in range(10):
-        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57
-        c0, c1, c2, c3 = (p1 >> 32 & _INT32) ^ c1 ^ k0, p1 & _INT32, (p0 >> 32 & _INT32) ^ c3 ^ k1, p0 & _INT32
-        k0, k1 = k0 + 0x9E3779B9 & _INT32, k1 + 0xBB67AE85 & _INT32
-    return [c0, c1, c2, c3]
-
-
 def _draw(n: Tensor, fanout: int, count: Tensor, replace: bool, key: tuple[int, int, int, int, int]) -> Tensor:
     """`count` positions in [0, n) for each root, descending, -1 past `count`."""
     seed, epoch, batch, root_offset, hop = key
@@ -81,7 +71,7 @@ def _draw(n: Tensor, fanout: int, count: Tensor, replace: bool, key: tuple[int, 
     picks = torch.full((roots, fanout), -1, dtype=torch.int64, device=n.device)
     for i in range(fanout):
         if i % 2 == 0:
-            words = _philox([torch.full_like(root, hop << 24 | i // 2), *fixed], seed)
+            words = philox4x32([torch.full_like(root, hop << 24 | i // 2), *fixed], seed)
         low, high = words[i % 2 * 2], words[i % 2 * 2 + 1]
         last = n - count + i
         bound = torch.where(count > i, n if replace else last + 1, 1)
