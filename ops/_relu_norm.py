@@ -71,7 +71,7 @@ def _composite(
     centred = h - mean.unsqueeze(1)
     rstd = torch.rsqrt((centred * centred).sum(1) / D + eps)
     y = centred * rstd.unsqueeze(1) * weight.to(h.dtype) + bias.to(h.dtype)
-    return y.to(x.dtype), mean, rstd
+    return y.to(x.dtype).contiguous(), mean, rstd
 
 
 @impl("relu_norm_backward", "CompositeExplicitAutograd")
@@ -88,7 +88,7 @@ def _composite_backward(
     dx = d if factors is None else d * factors
     # float64: torch may add columns up in another order for another number of threads
     dweight, dbias = (dy * normal).to(torch.float64).sum(0), dy.to(torch.float64).sum(0)
-    return dx.to(x.dtype), dweight.to(weight.dtype), dbias.to(weight.dtype)
+    return dx.to(x.dtype).contiguous(), dweight.to(weight.dtype), dbias.to(weight.dtype)
 
 
 @fake("relu_norm")
