@@ -33,7 +33,8 @@ struct Epilogue {
 
 // One register tile: C[M, W] from A (element (i, k) at A[i * si + k * sk]) and a packed panel slice B[K][nr].
 template <class T>
-using TileFn = void (*)(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, T* C, int64_t ldc, Epilogue<T> e);
+using TileFn = void (*)(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, int64_t ldb, T* C, int64_t ldc,
+                        Epilogue<T> e);
 
 constexpr int kMaxRows = 8, kMaxVectors = 3;
 
@@ -46,13 +47,14 @@ struct TileSet {
 
 // 16-byte vectors: SSE2, NEON, or whatever the compiler makes of them.
 template <class T, int M, int V>
-void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, T* C, int64_t ldc, Epilogue<T> e) {
+void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, int64_t ldb, T* C, int64_t ldc,
+                   Epilogue<T> e) {
   typedef T Vec __attribute__((vector_size(16)));
   constexpr int L = 16 / sizeof(T);
   Vec acc[M][V] = {};
   if (e.init)
     for (int i = 0; i < M; ++i) std::memcpy(&acc[i], e.init + i * e.init_stride, sizeof(acc[i]));
-  for (int64_t k = 0; k < K; ++k, A += sk, B += 2 * L) {
+  for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     Vec b[V];
     std::memcpy(&b, B, sizeof(b));
     for (int i = 0; i < M; ++i)
@@ -69,12 +71,12 @@ void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, T*
 #ifdef GNNACCEL_X86
 template <int M, int V>
 __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
-                                                    float* C, int64_t ldc, Epilogue<float> e) {
+                                                    int64_t ldb, float* C, int64_t ldc, Epilogue<float> e) {
   __m512 acc[M][V];
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v)
       acc[i][v] = e.init ? _mm512_loadu_ps(e.init + i * e.init_stride + 16 * v) : _mm512_setzero_ps();
-  for (int64_t k = 0; k < K; ++k, A += sk, B += 48) {
+  for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     __m512 b[V];
     for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(B + 16 * v);
     for (int i = 0; i < M; ++i) {
@@ -91,12 +93,12 @@ __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, i
 
 template <int M, int V>
 __attribute__((target("avx2,fma"))) void tile_avx2(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
-                                                   float* C, int64_t ldc, Epilogue<float> e) {
+                                                   int64_t ldb, float* C, int64_t ldc, Epilogue<float> e) {
   __m256 acc[M][V];
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v)
       acc[i][v] = e.init ? _mm256_loadu_ps(e.init + i * e.init_stride + 8 * v) : _mm256_setzero_ps();
-  for (int64_t k = 0; k < K; ++k, A += sk, B += 16) {
+  for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     __m256 b[V];
     for (int v = 0; v < V; ++v) b[v] = _mm256_loadu_ps(B + 8 * v);
     for (int i = 0; i < M; ++i) {
@@ -166,12 +168,14 @@ class Scratch {
   T* p_;
 };
 
-// A [K, N] matrix in panels of nr columns; the last one padded with zeros.
+// A [K, N] matrix as panels of nr columns: packed, or in place (panel_stride = nr), where a row's last panel is read up
+// to the next multiple of `lanes`.
 template <class T>
 struct Packed {
   const T* data;
   int64_t K, N;
-  int64_t panel_stride;  // elements between panels, at least K * nr
+  int64_t panel_stride;  // elements between panels
+  int64_t ld;            // elements between rows of a panel
 };
 
 inline int64_t panels_of(int64_t N, int64_t nr) { return (N + nr - 1) / nr; }
@@ -210,8 +214,7 @@ class Panels {
   int64_t count() const { return count_; }
   int64_t nr() const { return nr_; }
   T* panel(int64_t p) { return data_.get() + p * K_ * nr_; }
-  // The first `depth` rows (all by default).
-  Packed<T> view(int64_t depth = -1) { return {data_.get(), depth < 0 ? K_ : depth, N_, K_ * nr_}; }
+  Packed<T> view() { return {data_.get(), K_, N_, K_ * nr_, nr_}; }
 
   // This panel of W^T, W [N, K]; or of B [K, N].
   template <class S>
@@ -222,18 +225,30 @@ class Panels {
   void pack(const S* B, int64_t ldb, int64_t p) {
     pack_panel(B, ldb, K_, N_, p, nr_, panel(p));
   }
-  // Row k of all panels from a plain row.
-  void set_row(int64_t k, const T* row) {
-    for (int64_t p = 0; p < count_; ++p) {
-      const int64_t n = std::min(nr_, N_ - p * nr_);
-      T* to = panel(p) + k * nr_;
-      std::copy_n(row + p * nr_, n, to);
-      std::fill(to + n, to + nr_, T(0));
-    }
-  }
 
  private:
   int64_t K_, N_, nr_, count_;
+  Scratch<T> data_;
+};
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+// Owns rows that are written once and multiplied as they lie.
+template <class T>
+class Rows {
+ public:
+  Rows(int64_t rows, int64_t N) : N_(N), ld_(round_up(N, kPad)), data_(rows * ld_) {
+    // the padding takes part in products that nobody keeps: what lay in memory could be slow to multiply
+    for (int64_t k = 0; k < rows; ++k) std::fill(row(k) + N_, row(k) + ld_, T(0));
+  }
+  T* row(int64_t k) { return data_.get() + k * ld_; }
+  int64_t ld() const { return ld_; }
+  int64_t panels() const { return panels_of(N_, tile_set<T>().nr); }
+  Packed<T> view(int64_t K) { return {data_.get(), K, N_, tile_set<T>().nr, ld_}; }
+
+ private:
+  static constexpr int64_t kPad = 16;
+  int64_t N_, ld_;
   Scratch<T> data_;
 };
 
@@ -251,7 +266,7 @@ void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>&
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t n0 = p * nr, n = std::min(nr, B.N - n0);
       const int64_t vectors = (n + tiles.lanes - 1) / tiles.lanes;
-      const T* panel = B.data + p * B.panel_stride + k0 * nr;
+      const T* panel = B.data + p * B.panel_stride + k0 * B.ld;
       for (int64_t i = 0; i < m; i += mr) {
         const int64_t rows = std::min(mr, m - i);
         const TileFn<T> fn = tiles.fn[rows - 1][vectors - 1];
@@ -259,7 +274,7 @@ void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>&
         T* c = C + i * ldc + n0;
         Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, e.add};
         if (n == vectors * tiles.lanes) {
-          fn(depth, a, si, sk, panel, c, ldc, tile_e);
+          fn(depth, a, si, sk, panel, B.ld, c, ldc, tile_e);
           continue;
         }
         // ragged columns: the same tile on a padded copy
@@ -269,7 +284,7 @@ void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>&
         const int64_t from_stride = e.add ? ldc : e.init_stride;
         if (reads)
           for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, n, tmp + r * nr);
-        fn(depth, a, si, sk, panel, tmp, nr, {reads && !e.add ? tmp : nullptr, nr, e.add});
+        fn(depth, a, si, sk, panel, B.ld, tmp, nr, {reads && !e.add ? tmp : nullptr, nr, e.add});
         for (int64_t r = 0; r < rows; ++r) std::copy_n(tmp + r * nr, n, c + r * ldc);
       }
     }

@@ -24,7 +24,7 @@ Tensor linear_cpu(const Tensor& x_in, const Tensor& weight_in, std::optional<Ten
       for (int64_t j = 0; j < N; ++j) bias.push_back(static_cast<A>(ptr<S>(b)[j]));
     }
     const Packed<A> B = panels.view();
-    parallel_chunks(U, kLinearTile, [&](int64_t begin, int64_t end) {
+    parallel_chunks(U, even_chunk(U, kLinearTile), [&](int64_t begin, int64_t end) {
       linear_rows<S, A>(ptr<S>(x), B, bias_in.has_value() ? bias.data() : nullptr, begin, end, ptr<S>(out));
     });
   });
@@ -47,25 +47,24 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward_cpu(const Tensor& grad_in, co
       Panels<A> panels(N, K);
       parallel_chunks(panels.count(), 1, [&](int64_t p, int64_t) { panels.pack(ptr<S>(weight), K, p); });
       const Packed<A> B = panels.view();
-      parallel_chunks(U, kLinearTile, [&](int64_t begin, int64_t end) {
+      parallel_chunks(U, even_chunk(U, kLinearTile), [&](int64_t begin, int64_t end) {
         linear_rows<S, A>(ptr<S>(grad), B, nullptr, begin, end, ptr<S>(dx));
       });
     }
     if (grad_weight) {
       Sum<S> sum({N, K});
-      const int64_t block = std::min(U, kLinearBlock);
-      Panels<A> xs(block, K);
-      Scratch<A> g(block * N);
+      const int64_t block = block_rows(U);
+      Rows<A> xs(block, K), gs(block, N);
       constexpr int64_t kOut = 48;  // output rows a task
-      const int64_t outs = (N + kOut - 1) / kOut;
-      for (int64_t first = 0; first < U; first += kLinearBlock) {
-        const int64_t depth = std::min(kLinearBlock, U - first);
+      const int64_t outs = (N + kOut - 1) / kOut, panels = xs.panels();
+      for (int64_t first = 0; first < U; first += block) {
+        const int64_t depth = std::min(block, U - first);
         parallel_chunks(depth, kLinearTile, [&](int64_t begin, int64_t end) {
-          linear_pack_rows<S, A>(ptr<S>(x), ptr<S>(grad), K, N, first, first + begin, first + end, xs, g.get());
+          linear_load_rows<S, A>(ptr<S>(x), ptr<S>(grad), K, N, first, first + begin, first + end, xs, gs);
         });
-        parallel_chunks(outs * xs.count(), 1, [&](int64_t task, int64_t) {
-          const int64_t n0 = task / xs.count() * kOut;
-          linear_weight_tile<A>(g.get(), depth, N, K, xs, task % xs.count(), n0, std::min(n0 + kOut, N), sum.data());
+        parallel_chunks(outs * panels, 1, [&](int64_t task, int64_t) {
+          const int64_t n0 = task / panels * kOut;
+          linear_weight_tile<A>(gs, xs, depth, K, task % panels, n0, std::min(n0 + kOut, N), sum.data());
         });
       }
       dw = sum.finish();

@@ -5,8 +5,7 @@
 
 namespace gnnaccel {
 
-constexpr int64_t kLinearTile = 64;     // rows a task
-constexpr int64_t kLinearBlock = 1024;  // rows packed at a time for the weight gradient
+constexpr int64_t kLinearTile = 64;  // rows a task
 
 // out rows [begin, end) = x[., K] B + bias; B packed [K, N]; bias may be null. `tile` converts S to A and back.
 template <class S, class A>
@@ -24,23 +23,21 @@ void linear_rows(const S* x, const Packed<A>& B, const A* bias, int64_t begin, i
   }
 }
 
-// Rows [begin, end) of x into packed panels (row 0 = row `first`), and of grad as A.
+// Rows [begin, end) of x and grad, as A, into a block whose row 0 is row `first`.
 template <class S, class A>
-void linear_pack_rows(const S* x, const S* grad, int64_t K, int64_t N, int64_t first, int64_t begin, int64_t end,
-                      Panels<A>& xs, A* g) {
-  Scratch<A> row(K);
+void linear_load_rows(const S* x, const S* grad, int64_t K, int64_t N, int64_t first, int64_t begin, int64_t end,
+                      Rows<A>& xs, Rows<A>& gs) {
   for (int64_t u = begin; u < end; ++u) {
-    for (int64_t j = 0; j < K; ++j) row.get()[j] = static_cast<A>(x[u * K + j]);
-    xs.set_row(u - first, row.get());
-    for (int64_t j = 0; j < N; ++j) g[(u - first) * N + j] = static_cast<A>(grad[u * N + j]);
+    A *to = xs.row(u - first), *g = gs.row(u - first);
+    for (int64_t j = 0; j < K; ++j) to[j] = static_cast<A>(x[u * K + j]);
+    for (int64_t j = 0; j < N; ++j) g[j] = static_cast<A>(grad[u * N + j]);
   }
 }
 
-// weight gradient rows [n0, n1) of panel p over `depth` packed rows: dW[N, K] += g^T x
+// Rows [n0, n1) and panel p of dW[N, K] += g^T x, over `depth` rows of a block.
 template <class A>
-void linear_weight_tile(const A* g, int64_t depth, int64_t N, int64_t K, Panels<A>& xs, int64_t p, int64_t n0,
-                        int64_t n1, A* dw) {
-  gemm_panels<A>(n1 - n0, g + n0, 1, N, xs.view(depth), p, p + 1, dw + n0 * K, K, {nullptr, 0, true});
+void linear_weight_tile(Rows<A>& gs, Rows<A>& xs, int64_t depth, int64_t K, int64_t p, int64_t n0, int64_t n1, A* dw) {
+  gemm_panels<A>(n1 - n0, gs.row(0) + n0, 1, gs.ld(), xs.view(depth), p, p + 1, dw + n0 * K, K, {nullptr, 0, true});
 }
 
 }  // namespace gnnaccel

@@ -118,7 +118,7 @@ std::tuple<Tensor, Tensor> memory_update_cpu(const Tensor& mail, const Tensor& d
     const Packed<A> w_i = p_ih.view(), w_h = p_hh.view();
     S* o = ptr<S>(out);
     A* s = save ? ptr<A>(saved) : nullptr;
-    parallel_chunks(U, kRowTile, [&](int64_t begin, int64_t end) {
+    parallel_chunks(U, even_chunk(U, kRowTile), [&](int64_t begin, int64_t end) {
       memory_update_tile<S, A>(call.in, w_i, w_h, bias_ih.data(), bias_hh.data(), begin, end, o, s);
     });
   });
@@ -172,21 +172,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
       s_w_hh.emplace(std::initializer_list<int64_t>{G, D});
     }
 
-    const int64_t block = std::min(U, kRowBlock), sums = width + 2 * T;
-    std::vector<double> partial(static_cast<size_t>((U + kRowTile - 1) / kRowTile * sums), 0.0);
-    Scratch<A> d(block * width);
-    Panels<A> xs(block, grad_weights ? X : 0), hs(block, grad_weights ? D : 0);
+    const int64_t sums = width + 2 * T, rows_a_block = block_rows(U);
+    std::vector<double> partial(static_cast<size_t>((U + kGradTile - 1) / kGradTile * sums), 0.0);
+    MemoryBlock<A> block(rows_a_block, grad_weights ? X : 0, D, width);
     const Packed<A> v_mail = w_mail.view(), v_time = w_time.view(), v_h = w_h.view();
-    for (int64_t first = 0; first < U; first += kRowBlock) {
-      const int64_t depth = std::min(kRowBlock, U - first);
-      parallel_chunks(depth, kRowTile, [&](int64_t begin, int64_t end) {
+    for (int64_t first = 0; first < U; first += rows_a_block) {
+      const int64_t depth = std::min(rows_a_block, U - first);
+      parallel_chunks(depth, kGradTile, [&](int64_t begin, int64_t end) {
         memory_update_grad_tile<S, A>(in, ptr<S>(grad), ptr<A>(saved), v_mail, v_time, v_h, first, first + begin,
-                                      first + end, d.get(), xs, hs, want,
-                                      partial.data() + (first + begin) / kRowTile * sums);
+                                      first + end, block, want, partial.data() + (first + begin) / kGradTile * sums);
       });
       if (grad_weights)
-        parallel_chunks(in.gates() * (xs.count() + hs.count()), 1, [&](int64_t task, int64_t) {
-          memory_update_weight_tile<A>(task, gru, D, X, d.get(), depth, xs, hs, s_w_ih->data(), s_w_hh->data());
+        parallel_chunks(in.gates() * (block.x.panels() + block.h.panels()), 1, [&](int64_t task, int64_t) {
+          memory_update_weight_tile<A>(task, D, X, depth, block, s_w_ih->data(), s_w_hh->data());
         });
     }
 
@@ -206,7 +204,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
     }
 
     std::vector<double> total(static_cast<size_t>(sums), 0.0);
-    for (size_t i = 0; i < partial.size(); ++i) total[i % total.size()] += partial[i];
+    for (size_t tile = 0; tile < partial.size(); tile += total.size())
+      for (size_t j = 0; j < total.size(); ++j) total[j] += partial[tile + j];
     const auto cut = [&](int64_t at, int64_t n, int64_t at2 = 0, int64_t n2 = 0) {
       Tensor t = empty({n + n2}, memory.scalar_type());
       for (int64_t j = 0; j < n; ++j) ptr<S>(t)[j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(at + j)]));

@@ -51,78 +51,115 @@ GNNACCEL_INLINE float tanh_of(float x) {
 }
 GNNACCEL_INLINE double tanh_of(double x) { return std::tanh(x); }
 
-// --- cells: one row. Saved for backward: GRU [r | z | n | W_hn h + b_hn], RNN [h']
-// -----------------------------------------
+// --- cells: one row of width D. Saved for backward: GRU [r | z | n | W_hn h + b_hn], RNN [h']
+// --------------------------- In vectors of L columns; the last one overlaps its neighbour (a scalar rest would cost as
+// much as several vectors), so nothing is written in place.
 
-template <class A>
-GNNACCEL_INLINE void gru_row(const A* __restrict gi, const A* __restrict gh, const A* __restrict h, A* __restrict out,
-                             A* __restrict saved, int64_t D) {
-  for (int64_t j = 0; j < D; ++j) {
-    const A r = sigmoid(gi[j] + gh[j]);
-    const A z = sigmoid(gi[D + j] + gh[D + j]);
-    const A hn = gh[2 * D + j];
-    const A n = tanh_of(gi[2 * D + j] + r * hn);
-    out[j] = n + z * (h[j] - n);
-    saved[j] = r;
-    saved[D + j] = z;
-    saved[2 * D + j] = n;
-    saved[3 * D + j] = hn;
+#if defined(__GNUC__) && !defined(__clang__)
+#define GNNACCEL_NO_ALIAS _Pragma("GCC ivdep")
+#else
+#define GNNACCEL_NO_ALIAS
+#endif
+
+template <int L, class A>
+GNNACCEL_INLINE void gru_row(const A* gi, const A* gh, const A* h, A* out, A* saved, int64_t D) {
+  for (int64_t v = 0; v < D; v += L) {
+    const int64_t first = v + L <= D ? v : D - L;
+    GNNACCEL_NO_ALIAS
+    for (int64_t j = first; j < first + L; ++j) {
+      const A r = sigmoid(gi[j] + gh[j]);
+      const A z = sigmoid(gi[D + j] + gh[D + j]);
+      const A hn = gh[2 * D + j];
+      const A n = tanh_of(gi[2 * D + j] + r * hn);
+      out[j] = n + z * (h[j] - n);
+      saved[j] = r;
+      saved[D + j] = z;
+      saved[2 * D + j] = n;
+      saved[3 * D + j] = hn;
+    }
   }
 }
 
-template <class A>
-GNNACCEL_INLINE void rnn_row(const A* __restrict gi, const A* __restrict gh, A* __restrict out, A* __restrict saved,
-                             int64_t D) {
-  for (int64_t j = 0; j < D; ++j) out[j] = saved[j] = tanh_of(gi[j] + gh[j]);
+template <int L, class A>
+GNNACCEL_INLINE void rnn_row(const A* gi, const A* gh, A* out, A* saved, int64_t D) {
+  for (int64_t v = 0; v < D; v += L) {
+    const int64_t first = v + L <= D ? v : D - L;
+    GNNACCEL_NO_ALIAS
+    for (int64_t j = first; j < first + L; ++j) out[j] = saved[j] = tanh_of(gi[j] + gh[j]);
+  }
 }
 
 // Gradients: GRU d = [r | z | n | hn] before the activations and dh = the direct part of dL/dh; RNN d = [h'].
-template <class A>
-GNNACCEL_INLINE void gru_grad_row(const A* __restrict g, const A* __restrict saved, const A* __restrict h,
-                                  A* __restrict d, A* __restrict dh, int64_t D) {
-  for (int64_t j = 0; j < D; ++j) {
-    const A r = saved[j], z = saved[D + j], n = saved[2 * D + j], hn = saved[3 * D + j];
-    const A dn = g[j] * (A(1) - z) * (A(1) - n * n);
-    d[j] = dn * hn * r * (A(1) - r);
-    d[D + j] = g[j] * (h[j] - n) * z * (A(1) - z);
-    d[2 * D + j] = dn;
-    d[3 * D + j] = dn * r;
-    dh[j] = g[j] * z;
+template <int L, class A>
+GNNACCEL_INLINE void gru_grad_row(const A* g, const A* saved, const A* h, A* d, A* dh, int64_t D) {
+  for (int64_t v = 0; v < D; v += L) {
+    const int64_t first = v + L <= D ? v : D - L;
+    GNNACCEL_NO_ALIAS
+    for (int64_t j = first; j < first + L; ++j) {
+      const A r = saved[j], z = saved[D + j], n = saved[2 * D + j], hn = saved[3 * D + j];
+      const A dn = g[j] * (A(1) - z) * (A(1) - n * n);
+      d[j] = dn * hn * r * (A(1) - r);
+      d[D + j] = g[j] * (h[j] - n) * z * (A(1) - z);
+      d[2 * D + j] = dn;
+      d[3 * D + j] = dn * r;
+      dh[j] = g[j] * z;
+    }
   }
 }
 
-template <class A>
-GNNACCEL_INLINE void rnn_grad_row(const A* __restrict g, const A* __restrict saved, A* __restrict d, A* __restrict dh,
-                                  int64_t D) {
-  for (int64_t j = 0; j < D; ++j) {
-    d[j] = g[j] * (A(1) - saved[j] * saved[j]);
-    dh[j] = A(0);
+template <int L, class A>
+GNNACCEL_INLINE void rnn_grad_row(const A* g, const A* saved, A* d, A* dh, int64_t D) {
+  for (int64_t v = 0; v < D; v += L) {
+    const int64_t first = v + L <= D ? v : D - L;
+    GNNACCEL_NO_ALIAS
+    for (int64_t j = first; j < first + L; ++j) {
+      d[j] = g[j] * (A(1) - saved[j] * saved[j]);
+      dh[j] = A(0);
+    }
   }
 }
 
-// n rows with row strides; the clones of float are chosen at run time.
-#define GNNACCEL_CELL_ROWS(ATTR, A)                                                                               \
-  ATTR inline void cell_rows(bool gru, int64_t n, const A* gi, const A* gh, int64_t ldg, const A* h, int64_t ldh, \
-                             A* out, int64_t ldo, A* saved, int64_t lds, int64_t D) {                             \
-    for (int64_t i = 0; i < n; ++i) {                                                                             \
-      if (gru)                                                                                                    \
-        gru_row<A>(gi + i * ldg, gh + i * ldg, h + i * ldh, out + i * ldo, saved + i * lds, D);                   \
-      else                                                                                                        \
-        rnn_row<A>(gi + i * ldg, gh + i * ldg, out + i * ldo, saved + i * lds, D);                                \
-    }                                                                                                             \
-  }                                                                                                               \
-  ATTR inline void cell_grad_rows(bool gru, int64_t n, const A* g, int64_t ldg, const A* saved, int64_t lds,      \
-                                  const A* h, int64_t ldh, A* d, int64_t ldd, A* dh, int64_t ldo, int64_t D) {    \
-    for (int64_t i = 0; i < n; ++i) {                                                                             \
-      if (gru)                                                                                                    \
-        gru_grad_row<A>(g + i * ldg, saved + i * lds, h + i * ldh, d + i * ldd, dh + i * ldo, D);                 \
-      else                                                                                                        \
-        rnn_grad_row<A>(g + i * ldg, saved + i * lds, d + i * ldd, dh + i * ldo, D);                              \
-    }                                                                                                             \
-  }                                                                                                               \
-  ATTR inline void add_columns(const A* rows, int64_t ld, int64_t n, int64_t columns, double* sum) {              \
-    for (int64_t i = 0; i < n; ++i)                                                                               \
-      for (int64_t j = 0; j < columns; ++j) sum[j] += static_cast<double>(rows[i * ld + j]);                      \
+template <int L, class A>
+GNNACCEL_INLINE void any_cell_rows(bool gru, int64_t n, const A* gi, const A* gh, int64_t ldg, const A* h, int64_t ldh,
+                                   A* out, int64_t ldo, A* saved, int64_t lds, int64_t D) {
+  for (; n > 0; --n, gi += ldg, gh += ldg, h += ldh, out += ldo, saved += lds) {
+    if (gru)
+      gru_row<L>(gi, gh, h, out, saved, D);
+    else
+      rnn_row<L>(gi, gh, out, saved, D);
+  }
+}
+
+template <int L, class A>
+GNNACCEL_INLINE void any_cell_grad_rows(bool gru, int64_t n, const A* g, int64_t ldg, const A* saved, int64_t lds,
+                                        const A* h, int64_t ldh, A* d, int64_t ldd, A* dh, int64_t ldo, int64_t D) {
+  for (; n > 0; --n, g += ldg, saved += lds, h += ldh, d += ldd, dh += ldo) {
+    if (gru)
+      gru_grad_row<L>(g, saved, h, d, dh, D);
+    else
+      rnn_grad_row<L>(g, saved, d, dh, D);
+  }
+}
+
+// n rows with row strides, by the widest vectors of the machine for float.
+#define GNNACCEL_CELL_ROWS(CLONES, A)                                                                               \
+  CLONES inline void cell_rows(bool gru, int64_t n, const A* gi, const A* gh, int64_t ldg, const A* h, int64_t ldh, \
+                               A* out, int64_t ldo, A* saved, int64_t lds, int64_t D) {                             \
+    if (D >= 16)                                                                                                    \
+      any_cell_rows<16>(gru, n, gi, gh, ldg, h, ldh, out, ldo, saved, lds, D);                                      \
+    else                                                                                                            \
+      any_cell_rows<1>(gru, n, gi, gh, ldg, h, ldh, out, ldo, saved, lds, D);                                       \
+  }                                                                                                                 \
+  CLONES inline void cell_grad_rows(bool gru, int64_t n, const A* g, int64_t ldg, const A* saved, int64_t lds,      \
+                                    const A* h, int64_t ldh, A* d, int64_t ldd, A* dh, int64_t ldo, int64_t D) {    \
+    if (D >= 16)                                                                                                    \
+      any_cell_grad_rows<16>(gru, n, g, ldg, saved, lds, h, ldh, d, ldd, dh, ldo, D);                               \
+    else                                                                                                            \
+      any_cell_grad_rows<1>(gru, n, g, ldg, saved, lds, h, ldh, d, ldd, dh, ldo, D);                                \
+  }                                                                                                                 \
+  CLONES inline void add_columns(const A* rows, int64_t ld, int64_t n, int64_t columns, double* sum) {              \
+    for (int64_t i = 0; i < n; ++i)                                                                                 \
+      for (int64_t j = 0; j < columns; ++j) sum[j] += static_cast<double>(rows[i * ld + j]);                        \
   }
 GNNACCEL_CELL_ROWS(GNNACCEL_CLONES, float)
 GNNACCEL_CELL_ROWS(, double)
@@ -154,19 +191,10 @@ struct MemoryInputs {
     const S* m = memory + row(u) * ld_memory;
     for (int64_t j = 0; j < D; ++j) h[j] = static_cast<A>(m[j]);
   }
-  // The rows after this tile: their addresses are data, which no prefetcher guesses.
-  void prefetch(int64_t u) const {
-    const char* m = reinterpret_cast<const char*>(mail + row(u) * ld_mail);
-    for (int64_t i = 0; i < Dm * int64_t{sizeof(S)}; i += 64) __builtin_prefetch(m + i);
-    const char* h = reinterpret_cast<const char*>(memory + row(u) * ld_memory);
-    for (int64_t i = 0; i < D * int64_t{sizeof(S)}; i += 64) __builtin_prefetch(h + i);
-  }
 };
 
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-constexpr int64_t kRowTile = 32;     // rows of a tile of x, h and gates; also of a partial sum
-constexpr int64_t kRowBlock = 1024;  // rows whose x and gate gradients are kept for the weight gradients
+constexpr int64_t kRowTile = 32;   // most rows of a tile of x, h and gates
+constexpr int64_t kGradTile = 16;  // rows of a tile backwards, and of a partial sum
 
 // Rows [begin, end), at most kRowTile. W_ih^T and W_hh^T packed; biases [G D]; saved may be null.
 template <class S, class A>
@@ -199,60 +227,64 @@ struct MemoryGrads {
   bool weights = false;
 };
 
-// Gate gradients of rows [begin, end), at most kRowTile, into d (row 0 = row `first` of the call), and what follows
-// from them row by row; x and h go to the panels that the weight gradients multiply. Sums over the rows are added to
-// partial = [d columns | time_w | time_b].
+// Rows of a block, for the weight gradients.
+template <class A>
+struct MemoryBlock {
+  Rows<A> x, h, d;  // [rows, Dm + T], [rows, D], [rows, saved_width] gate gradients
+  MemoryBlock(int64_t rows, int64_t X, int64_t D, int64_t width) : x(rows, X), h(rows, D), d(rows, width) {}
+};
+
+// Gate gradients of rows [begin, end), at most kGradTile, and what follows from them row by row. They and x and h go to
+// the block, whose row 0 is row `first` of the call. Sums over the rows are added to partial = [d columns | time_w |
+// time_b].
 template <class S, class A>
 void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const A* saved, const Packed<A>& w_mail,
                              const Packed<A>& w_time, const Packed<A>& w_hh, int64_t first, int64_t begin, int64_t end,
-                             A* d, Panels<A>& xs, Panels<A>& hs, const MemoryGrads<A>& want, double* partial) {
-  const int64_t D = in.D, X = in.Dm + in.T, T = in.T, n = end - begin, width = in.saved_width(), G = in.gates() * D;
-  const int64_t ldx = round_up(X, 16), ldh = round_up(D, 16), nr = tile_set<A>().nr;
-  Scratch<A> scratch(ldx + kRowTile * (3 * ldh + T));
-  A *x = scratch.get(), *h = x + ldx, *g = h + kRowTile * ldh, *dh = g + kRowTile * ldh, *dphi = dh + kRowTile * ldh;
-  A* rows = d + (begin - first) * width;
+                             MemoryBlock<A>& block, const MemoryGrads<A>& want, double* partial) {
+  const int64_t D = in.D, T = in.T, n = end - begin, width = in.saved_width(), G = in.gates() * D;
+  const int64_t ldh = block.h.ld(), ldd = block.d.ld(), nr = tile_set<A>().nr;
+  Scratch<A> scratch(kGradTile * (2 * ldh + T));
+  A *g = scratch.get(), *dh = g + kGradTile * ldh, *dphi = dh + kGradTile * ldh;
+  A *h = block.h.row(begin - first), *d = block.d.row(begin - first);
   for (int64_t i = 0; i < n; ++i) {
     in.load_h(begin + i, h + i * ldh);
+    if (want.weights) in.load_x(begin + i, block.x.row(begin - first + i));
     for (int64_t j = 0; j < D; ++j) g[i * ldh + j] = static_cast<A>(grad[(begin + i) * D + j]);
-    if (want.weights) {
-      in.load_x(begin + i, x);
-      xs.set_row(begin - first + i, x);
-      hs.set_row(begin - first + i, h + i * ldh);
-    }
   }
-  cell_grad_rows(in.gru, n, g, ldh, saved + begin * width, width, h, ldh, rows, width, dh, ldh, D);
-  if (want.weights) add_columns(rows, width, n, width, partial);
+  cell_grad_rows(in.gru, n, g, ldh, saved + begin * width, width, h, ldh, d, ldd, dh, ldh, D);
+  if (want.weights) add_columns(d, ldd, n, width, partial);
   if (want.time) {
-    gemm_panels<A>(n, rows, width, 1, w_time, 0, panels_of(T, nr), dphi, T, {});
+    gemm_panels<A>(n, d, ldd, 1, w_time, 0, panels_of(T, nr), dphi, T, {});
     time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, partial + width, partial + width + T, n, T);
   }
   if (want.x_mail)
-    gemm_panels<A>(n, rows, width, 1, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});
+    gemm_panels<A>(n, d, ldd, 1, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});
   if (want.h) {
     // the n gate's hidden part has its own gradient: its rows of W_hh follow those of r and z
-    const int64_t K = in.gru ? 2 * D : G;
     A* to = want.h + begin * D;
     Packed<A> head = w_hh;
-    head.K = K;
-    gemm_panels<A>(n, rows, width, 1, head, 0, panels_of(D, nr), to, D, {dh, ldh, false});
+    head.K = in.gru ? 2 * D : G;
+    gemm_panels<A>(n, d, ldd, 1, head, 0, panels_of(D, nr), to, D, {dh, ldh, false});
     if (in.gru) {
       Packed<A> tail = w_hh;
-      tail.data += K * nr;
+      tail.data += head.K * tail.ld;
       tail.K = D;
-      gemm_panels<A>(n, rows + 3 * D, width, 1, tail, 0, panels_of(D, nr), to, D, {to, D, false});
+      gemm_panels<A>(n, d + 3 * D, ldd, 1, tail, 0, panels_of(D, nr), to, D, {to, D, false});
     }
   }
 }
 
 // Weight gradients of one gate and one panel of [x | h], over `depth` rows: task t of gates * (panels of x and of h).
 template <class A>
-void memory_update_weight_tile(int64_t task, bool gru, int64_t D, int64_t X, const A* d, int64_t depth, Panels<A>& xs,
-                               Panels<A>& hs, A* w_ih, A* w_hh) {
-  const int64_t panels = xs.count() + hs.count(), gate = task / panels, p = task % panels, width = gru ? 4 * D : D;
-  if (p < xs.count())
-    gemm_panels<A>(D, d + gate * D, 1, width, xs.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true});
+void memory_update_weight_tile(int64_t task, int64_t D, int64_t X, int64_t depth, MemoryBlock<A>& block, A* w_ih,
+                               A* w_hh) {
+  const int64_t x_panels = block.x.panels(), panels = x_panels + block.h.panels();
+  const int64_t gate = task / panels, p = task % panels, ldd = block.d.ld();
+  const A* d = block.d.row(0);
+  if (p < x_panels)
+    gemm_panels<A>(D, d + gate * D, 1, ldd, block.x.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true});
   else
-    gemm_panels<A>(D, d + (gate == 2 ? 3 : gate) * D, 1, width, hs.view(depth), p - xs.count(), p - xs.count() + 1,
+    gemm_panels<A>(D, d + (gate == 2 ? 3 : gate) * D, 1, ldd, block.h.view(depth), p - x_panels, p - x_panels + 1,
                    w_hh + gate * D * D, D, {nullptr, 0, true});
 }
 

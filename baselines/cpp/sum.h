@@ -1,10 +1,11 @@
-// Output tensors that are summed in the accumulation type.
+// Rows between threads: blocks and chunks of them, and output tensors that are summed over them.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
 #include "common.h"
+#include "gemm.h"
 
 namespace gnnaccel {
 
@@ -13,6 +14,20 @@ constexpr ScalarType dtype_of() {
   if constexpr (std::is_same_v<S, Half>) return ScalarType::Half;
   if constexpr (std::is_same_v<S, BFloat16>) return ScalarType::BFloat16;
   return std::is_same_v<S, double> ? ScalarType::Double : ScalarType::Float;
+}
+
+// Chunk of at most `most` rows that gives each thread as many chunks. For work whose bits do not depend on the chunk.
+inline int64_t even_chunk(int64_t rows, int64_t most) {
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t chunks = std::max<int64_t>(1, (rows + threads * most - 1) / (threads * most) * threads);
+  return std::max<int64_t>(1, (rows + chunks - 1) / chunks);
+}
+
+// Rows of a block that is written, then multiplied into weight gradients: few enough for the L2 cache, more where many
+// threads share the work. Sums are cut every kDepth rows whatever the block, so the number of threads changes no bit.
+inline int64_t block_rows(int64_t rows) {
+  const int64_t cuts = std::max<int64_t>(2, torch::stable::get_num_threads());
+  return std::max<int64_t>(1, std::min(rows, cuts * kDepth));
 }
 
 // A tensor of S that is summed in A: in place when they are one, else in a buffer that finish() rounds.
