@@ -159,6 +159,7 @@ class Scratch {
  public:
   explicit Scratch(int64_t n) : p_(static_cast<T*>(::operator new(bytes(n), std::align_val_t{64}))) {}
   ~Scratch() { ::operator delete(p_, std::align_val_t{64}); }
+  Scratch(Scratch&& other) noexcept : p_(other.p_) { other.p_ = nullptr; }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   T* get() { return p_; }

@@ -52,29 +52,34 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward_cpu(const Tensor& grad_in, co
       });
     }
     if (grad_weight) {
-      Sum<S> sum({N, K});
-      const int64_t block = block_rows(U);
-      Rows<A> xs(block, K), gs(block, N);
+      const RowPlan plan(U, kLinearTile);
+      Sum<S> sum({N, K}, plan.slabs);
+      std::vector<std::pair<Rows<A>, Rows<A>>> blocks;  // x, grad
+      for (int64_t i = 0; i < plan.slabs; ++i) blocks.emplace_back(Rows<A>(plan.block, K), Rows<A>(plan.block, N));
       constexpr int64_t kOut = 48;  // output rows a task
-      const int64_t outs = (N + kOut - 1) / kOut, panels = xs.panels();
-      for (int64_t first = 0; first < U; first += block) {
-        const int64_t depth = std::min(block, U - first);
-        parallel_chunks(depth, kLinearTile, [&](int64_t begin, int64_t end) {
-          linear_load_rows<S, A>(ptr<S>(x), ptr<S>(grad), K, N, first, first + begin, first + end, xs, gs);
-        });
-        parallel_chunks(outs * panels, 1, [&](int64_t task, int64_t) {
-          const int64_t n0 = task / panels * kOut;
-          linear_weight_tile<A>(gs, xs, depth, K, task % panels, n0, std::min(n0 + kOut, N), sum.data());
-        });
-      }
+      const int64_t outs = (N + kOut - 1) / kOut, panels = blocks[0].first.panels();
+      plan.run(
+          outs * panels,
+          [&](int64_t slab, int64_t first, int64_t begin, int64_t end) {
+            auto& [xs, gs] = blocks[static_cast<size_t>(slab)];
+            linear_load_rows<S, A>(ptr<S>(x), ptr<S>(grad), K, N, first, begin, end, xs, gs);
+          },
+          [&](int64_t slab, int64_t task, int64_t depth) {
+            auto& [xs, gs] = blocks[static_cast<size_t>(slab)];
+            const int64_t n0 = task / panels * kOut;
+            linear_weight_tile<A>(gs, xs, depth, K, task % panels, n0, std::min(n0 + kOut, N), sum.data(slab));
+          });
       dw = sum.finish();
     }
     if (grad_bias) {
-      std::vector<double> total(static_cast<size_t>(N), 0.0);
-      for (int64_t u = 0; u < U; ++u)
-        for (int64_t j = 0; j < N; ++j) total[static_cast<size_t>(j)] += static_cast<double>(ptr<S>(grad)[u * N + j]);
       db = empty({N}, dtype);
-      for (int64_t j = 0; j < N; ++j) ptr<S>(db)[j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(j)]));
+      constexpr int64_t kColumns = 16;
+      parallel_chunks(N, kColumns, [&](int64_t c0, int64_t c1) {
+        double total[kColumns] = {};
+        for (int64_t u = 0; u < U; ++u)
+          for (int64_t j = c0; j < c1; ++j) total[j - c0] += static_cast<double>(ptr<S>(grad)[u * N + j]);
+        for (int64_t j = c0; j < c1; ++j) ptr<S>(db)[j] = static_cast<S>(static_cast<A>(total[j - c0]));
+      });
     }
   });
   return {dx, dw, db};

@@ -5,7 +5,7 @@
 
 namespace gnnaccel {
 
-constexpr int64_t kLinearTile = 64;  // rows a task
+constexpr int64_t kLinearTile = 64;  // most rows of a tile; a divisor of kDepth
 
 // out rows [begin, end) = x[., K] B + bias; B packed [K, N]; bias may be null. `tile` converts S to A and back.
 template <class S, class A>

@@ -152,6 +152,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
         w_h.pack(ptr<S>(call.w_hh), D, p - first_h);
     });
 
+    const RowPlan plan(U, kGradTile);
     std::optional<Sum<S>> s_mail, s_memory, s_w_ih, s_w_hh;
     std::vector<A> x_rows, h_rows;  // gradients of gathered rows, before they are added up by table row
     MemoryGrads<A> want;
@@ -168,25 +169,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
       want.h = in.rows ? h_rows.data() : s_memory->data();
     }
     if (grad_weights) {
-      s_w_ih.emplace(std::initializer_list<int64_t>{G, X});
-      s_w_hh.emplace(std::initializer_list<int64_t>{G, D});
+      s_w_ih.emplace(std::initializer_list<int64_t>{G, X}, plan.slabs);
+      s_w_hh.emplace(std::initializer_list<int64_t>{G, D}, plan.slabs);
     }
 
-    const int64_t sums = width + 2 * T, rows_a_block = block_rows(U);
-    std::vector<double> partial(static_cast<size_t>((U + kGradTile - 1) / kGradTile * sums), 0.0);
-    MemoryBlock<A> block(rows_a_block, grad_weights ? X : 0, D, width);
+    std::vector<MemoryBlock<A>> blocks;
+    for (int64_t i = 0; i < plan.slabs; ++i) blocks.emplace_back(plan.block, grad_weights ? X : 0, D, width);
+    std::vector<double> time_sums(static_cast<size_t>((U + kGradTile - 1) / kGradTile * 2 * T), 0.0);
+    std::vector<double> d_sums(static_cast<size_t>(plan.slabs * width), 0.0);
     const Packed<A> v_mail = w_mail.view(), v_time = w_time.view(), v_h = w_h.view();
-    for (int64_t first = 0; first < U; first += rows_a_block) {
-      const int64_t depth = std::min(rows_a_block, U - first);
-      parallel_chunks(depth, kGradTile, [&](int64_t begin, int64_t end) {
-        memory_update_grad_tile<S, A>(in, ptr<S>(grad), ptr<A>(saved), v_mail, v_time, v_h, first, first + begin,
-                                      first + end, block, want, partial.data() + (first + begin) / kGradTile * sums);
-      });
-      if (grad_weights)
-        parallel_chunks(in.gates() * (block.x.panels() + block.h.panels()), 1, [&](int64_t task, int64_t) {
-          memory_update_weight_tile<A>(task, D, X, depth, block, s_w_ih->data(), s_w_hh->data());
+    const int64_t tasks = grad_weights ? in.gates() * (1 + blocks[0].x.panels() + blocks[0].h.panels()) : 0;
+    plan.run(
+        tasks,
+        [&](int64_t slab, int64_t first, int64_t begin, int64_t end) {
+          memory_update_grad_tile<S, A>(in, ptr<S>(grad), ptr<A>(saved), v_mail, v_time, v_h, first, begin, end,
+                                        blocks[static_cast<size_t>(slab)], want,
+                                        time_sums.data() + begin / kGradTile * 2 * T);
+        },
+        [&](int64_t slab, int64_t task, int64_t depth) {
+          memory_update_weight_tile<A>(task, gru, D, X, depth, blocks[static_cast<size_t>(slab)], s_w_ih->data(slab),
+                                       s_w_hh->data(slab), d_sums.data() + slab * width);
         });
-    }
 
     const auto scatter = [&](const std::vector<A>& values, int64_t columns, Sum<S>& sum) {
       constexpr int64_t kColumns = 64;
@@ -203,25 +206,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
       g_memory = s_memory->finish();
     }
 
-    std::vector<double> total(static_cast<size_t>(sums), 0.0);
-    for (size_t tile = 0; tile < partial.size(); tile += total.size())
-      for (size_t j = 0; j < total.size(); ++j) total[j] += partial[tile + j];
-    const auto cut = [&](int64_t at, int64_t n, int64_t at2 = 0, int64_t n2 = 0) {
-      Tensor t = empty({n + n2}, memory.scalar_type());
-      for (int64_t j = 0; j < n; ++j) ptr<S>(t)[j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(at + j)]));
-      for (int64_t j = 0; j < n2; ++j)
-        ptr<S>(t)[n + j] = static_cast<S>(static_cast<A>(total[static_cast<size_t>(at2 + j)]));
-      return t;
+    // column sums of `parts` rows of `from`, each `ld` wide: columns [at, at + n)
+    const auto total = [&](const std::vector<double>& from, int64_t ld, int64_t at, int64_t n, S* out) {
+      const int64_t parts = ld ? static_cast<int64_t>(from.size()) / ld : 0;
+      for (int64_t j = at; j < at + n; ++j) {
+        double sum = 0;
+        for (int64_t i = 0; i < parts; ++i) sum += from[static_cast<size_t>(i * ld + j)];
+        *out++ = static_cast<S>(static_cast<A>(sum));
+      }
     };
     if (grad_time) {
-      g_time_w = cut(width, T);
-      g_time_b = cut(width + T, T);
+      g_time_w = empty({T}, memory.scalar_type());
+      g_time_b = empty({T}, memory.scalar_type());
+      total(time_sums, 2 * T, 0, T, ptr<S>(g_time_w));
+      total(time_sums, 2 * T, T, T, ptr<S>(g_time_b));
     }
     if (grad_weights) {
       g_w_ih = s_w_ih->finish();
       g_w_hh = s_w_hh->finish();
-      g_b_ih = cut(0, G);
-      g_b_hh = gru ? cut(0, 2 * D, 3 * D, D) : cut(0, D);
+      g_b_ih = empty({G}, memory.scalar_type());
+      g_b_hh = empty({G}, memory.scalar_type());
+      total(d_sums, width, 0, G, ptr<S>(g_b_ih));
+      total(d_sums, width, 0, G, ptr<S>(g_b_hh));
+      if (gru) total(d_sums, width, 3 * D, D, ptr<S>(g_b_hh) + 2 * D);
     }
   });
   return {g_mail, g_memory, g_time_w, g_time_b, g_w_ih, g_w_hh, g_b_ih, g_b_hh};

@@ -240,7 +240,7 @@ struct MemoryBlock {
 template <class S, class A>
 void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const A* saved, const Packed<A>& w_mail,
                              const Packed<A>& w_time, const Packed<A>& w_hh, int64_t first, int64_t begin, int64_t end,
-                             MemoryBlock<A>& block, const MemoryGrads<A>& want, double* partial) {
+                             MemoryBlock<A>& block, const MemoryGrads<A>& want, double* time_sums) {
   const int64_t D = in.D, T = in.T, n = end - begin, width = in.saved_width(), G = in.gates() * D;
   const int64_t ldh = block.h.ld(), ldd = block.d.ld(), nr = tile_set<A>().nr;
   Scratch<A> scratch(kGradTile * (2 * ldh + T));
@@ -252,10 +252,9 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
     for (int64_t j = 0; j < D; ++j) g[i * ldh + j] = static_cast<A>(grad[(begin + i) * D + j]);
   }
   cell_grad_rows(in.gru, n, g, ldh, saved + begin * width, width, h, ldh, d, ldd, dh, ldh, D);
-  if (want.weights) add_columns(d, ldd, n, width, partial);
   if (want.time) {
     gemm_panels<A>(n, d, ldd, 1, w_time, 0, panels_of(T, nr), dphi, T, {});
-    time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, partial + width, partial + width + T, n, T);
+    time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, time_sums, time_sums + T, n, T);
   }
   if (want.x_mail)
     gemm_panels<A>(n, d, ldd, 1, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});
@@ -274,18 +273,25 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
   }
 }
 
-// Weight gradients of one gate and one panel of [x | h], over `depth` rows: task t of gates * (panels of x and of h).
+// Weight gradients from `depth` rows of a block, in gates * (1 + panels of x and of h) tasks: of one gate, the bias
+// (sum [saved_width] of d) or one panel of W_ih or W_hh.
 template <class A>
-void memory_update_weight_tile(int64_t task, int64_t D, int64_t X, int64_t depth, MemoryBlock<A>& block, A* w_ih,
-                               A* w_hh) {
-  const int64_t x_panels = block.x.panels(), panels = x_panels + block.h.panels();
-  const int64_t gate = task / panels, p = task % panels, ldd = block.d.ld();
+void memory_update_weight_tile(int64_t task, bool gru, int64_t D, int64_t X, int64_t depth, MemoryBlock<A>& block,
+                               A* w_ih, A* w_hh, double* sum) {
+  const int64_t x_panels = block.x.panels(), h_panels = block.h.panels(), each = 1 + x_panels + h_panels;
+  const int64_t gate = task / each, p = task % each - 1, ldd = block.d.ld();
+  const int64_t hidden = gate == 2 ? 3 : gate;  // where d has the gate's gradient towards h
   const A* d = block.d.row(0);
-  if (p < x_panels)
+  if (p < 0) {
+    add_columns(d + gate * D, ldd, depth, D, sum + gate * D);
+    if (gru && gate == 2) add_columns(d + 3 * D, ldd, depth, D, sum + 3 * D);
+  } else if (p < x_panels) {
     gemm_panels<A>(D, d + gate * D, 1, ldd, block.x.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true});
-  else
-    gemm_panels<A>(D, d + (gate == 2 ? 3 : gate) * D, 1, ldd, block.h.view(depth), p - x_panels, p - x_panels + 1,
-                   w_hh + gate * D * D, D, {nullptr, 0, true});
+  } else {
+    const int64_t q = p - x_panels;
+    gemm_panels<A>(D, d + hidden * D, 1, ldd, block.h.view(depth), q, q + 1, w_hh + gate * D * D, D,
+                   {nullptr, 0, true});
+  }
 }
 
 // table[rows[u], c0:c1] += values[u, c0:c1] in ascending u: the caller splits columns, never rows, so no two add at

@@ -1,4 +1,4 @@
-// Rows between threads: blocks and chunks of them, and output tensors that are summed over them.
+// How rows are shared between threads, and output tensors that are summed over rows.
 #pragma once
 
 #include <algorithm>
@@ -23,38 +23,87 @@ inline int64_t even_chunk(int64_t rows, int64_t most) {
   return std::max<int64_t>(1, (rows + chunks - 1) / chunks);
 }
 
-// Rows of a block that is written, then multiplied into weight gradients: few enough for the L2 cache, more where many
-// threads share the work. Sums are cut every kDepth rows whatever the block, so the number of threads changes no bit.
-inline int64_t block_rows(int64_t rows) {
-  const int64_t cuts = std::max<int64_t>(2, torch::stable::get_num_threads());
-  return std::max<int64_t>(1, std::min(rows, cuts * kDepth));
-}
+// Weight gradients are sums over rows. Rows are cut into slabs, and each slab sums into its own weights in blocks:
+// first the rows of the block are made (tiles), then multiplied (tasks). With few threads one thread does a slab, and
+// all it multiplies is in its own cache; with more they share each block. Slabs follow from the rows alone and sums are
+// cut every kDepth rows of a slab whatever the block, so the number of threads changes no bit.
+struct RowPlan {
+  int64_t rows, tile;  // rows of a tile, a divisor of kDepth
+  int64_t slabs, slab_rows;
+  int64_t block;  // most rows of a block
+  bool shared;    // whether threads share a block
 
-// A tensor of S that is summed in A: in place when they are one, else in a buffer that finish() rounds.
+  RowPlan(int64_t n, int64_t tile_rows) : rows(n), tile(tile_rows) {
+    const int64_t threads = torch::stable::get_num_threads();
+    slab_rows = std::max<int64_t>(1, round_up((n + 1) / 2, tile));
+    slabs = std::max<int64_t>(1, (n + slab_rows - 1) / slab_rows);
+    shared = threads > slabs;
+    block = std::min(slab_rows, kDepth * (shared ? threads : 2));
+  }
+
+  // make(slab, first, begin, end): rows [begin, end) of the block whose row 0 is row `first` of the call.
+  // multiply(slab, task, depth): the block's `depth` rows.
+  template <class Make, class Multiply>
+  void run(int64_t tasks, const Make& make, const Multiply& multiply) const {
+    const auto serial = [](int64_t n, const auto& f) {
+      for (int64_t i = 0; i < n; ++i) f(i);
+    };
+    const auto parallel = [](int64_t n, const auto& f) { parallel_chunks(n, 1, [&](int64_t i, int64_t) { f(i); }); };
+    const auto slab = [&](int64_t s, const auto& each) {
+      const int64_t last = std::min(rows, (s + 1) * slab_rows);
+      for (int64_t first = s * slab_rows; first < last; first += block) {
+        const int64_t end = std::min(first + block, last);
+        each((end - first + tile - 1) / tile, [&](int64_t i) {
+          const int64_t begin = first + i * tile;
+          make(s, first, begin, std::min(begin + tile, end));
+        });
+        each(tasks, [&](int64_t task) { multiply(s, task, end - first); });
+      }
+    };
+    if (shared)
+      for (int64_t s = 0; s < slabs; ++s) slab(s, parallel);
+    else
+      parallel(slabs, [&](int64_t s) { slab(s, serial); });
+  }
+};
+
+// A tensor of S that slabs sum in A. Slab 0 sums in the tensor itself when the types are one.
 template <class S>
 class Sum {
  public:
   using A = acc_t<S>;
-  explicit Sum(std::initializer_list<int64_t> shape) : tensor_(gnnaccel::empty(shape, dtype_of<S>())) {
-    if constexpr (std::is_same_v<S, A>)
-      data_ = ptr<A>(tensor_);
-    else {
-      buffer_.resize(static_cast<size_t>(tensor_.numel()));
-      data_ = buffer_.data();
-    }
-    std::fill_n(data_, tensor_.numel(), A(0));
+  explicit Sum(std::initializer_list<int64_t> shape, int64_t slabs = 1)
+      : tensor_(gnnaccel::empty(shape, dtype_of<S>())),
+        n_(tensor_.numel()),
+        slabs_(slabs),
+        buffer_((slabs - kInPlace) * n_) {
+    for (int64_t s = 0; s < slabs; ++s) std::fill_n(data(s), n_, A(0));
   }
-  A* data() { return data_; }
+  A* data(int64_t slab = 0) {
+    if constexpr (kInPlace == 1)
+      if (slab == 0) return ptr<A>(tensor_);
+    return buffer_.get() + (slab - kInPlace) * n_;
+  }
   Tensor finish() {
-    if constexpr (!std::is_same_v<S, A>)
-      for (int64_t i = 0; i < tensor_.numel(); ++i) ptr<S>(tensor_)[i] = static_cast<S>(data_[i]);
+    constexpr int64_t kChunk = 16384;
+    if (slabs_ > kInPlace)
+      parallel_chunks(n_, kChunk, [&](int64_t begin, int64_t end) {
+        A* sum = data(0);
+        for (int64_t s = 1; s < slabs_; ++s) {
+          const A* more = data(s);
+          for (int64_t i = begin; i < end; ++i) sum[i] += more[i];
+        }
+        if constexpr (kInPlace == 0)
+          for (int64_t i = begin; i < end; ++i) ptr<S>(tensor_)[i] = static_cast<S>(sum[i]);
+      });
     return tensor_;
   }
 
  private:
+  static constexpr int64_t kInPlace = std::is_same_v<S, A> ? 1 : 0;
   Tensor tensor_;
-  std::vector<A> buffer_;
-  A* data_;
+  int64_t n_, slabs_;
+  Scratch<A> buffer_;
 };
 
 }  // namespace gnnaccel
