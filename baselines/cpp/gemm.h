@@ -23,12 +23,13 @@
 namespace gnnaccel {
 
 // C = A B, or C = init + A B (init_stride = 0 broadcasts a bias row; init may be C), or C += (A B) with the sum in the
-// parentheses taken first.
+// parentheses taken first, kDepth terms at a time; `fresh`: as if C were zero before.
 template <class T>
 struct Epilogue {
   const T* init = nullptr;
   int64_t init_stride = 0;
   bool add = false;
+  bool fresh = false;
 };
 
 // One register tile: C[M, W] from A (element (i, k) at A[i * si + k * sk]) and a packed panel slice B[K][nr].
@@ -162,12 +163,25 @@ class Scratch {
   Scratch(Scratch&& other) noexcept : p_(other.p_) { other.p_ = nullptr; }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
-  T* get() { return p_; }
+  T* get() const { return p_; }
 
  private:
   static size_t bytes(int64_t n) { return static_cast<size_t>(std::max<int64_t>(n, 1)) * sizeof(T); }
   T* p_;
 };
+
+// The left operand: element (i, k) at data[i / mr * group + i % mr * si + k * sk].
+template <class T>
+struct Left {
+  const T* data;
+  int64_t si, sk, group;
+};
+
+// Rows that are ld apart.
+template <class T>
+Left<T> left_rows(const T* rows, int64_t ld) {
+  return {rows, ld, 1, ld * tile_set<T>().mr};
+}
 
 // A [K, N] matrix as panels of nr columns: packed, or in place (panel_stride = nr), where a row's last panel is read up
 // to the next multiple of `lanes`.
@@ -255,14 +269,40 @@ class Rows {
 
 constexpr int64_t kDepth = 128;  // k in an L1-resident panel slice; where `add` sums are cut
 
+// Owns a matrix [K, M] that multiplies from the left, transposed, in groups of mr columns [k][mr]: the rows of C that
+// one tile makes, and what it reads of them, lie together.
+template <class T>
+class Columns {
+ public:
+  Columns(int64_t K, int64_t M) : K_(K), mr_(tile_set<T>().mr), data_(panels_of(M, mr_) * K * mr_) {}
+  // Rows [k, k + n) of M columns, from rows that are ld apart.
+  void set_rows(int64_t k, int64_t n, int64_t M, const T* rows, int64_t ld) {
+    constexpr int64_t kUsual = 8;
+    for (int64_t i = 0; i < M; i += mr_) {
+      T* to = data_.get() + i * K_ + k * mr_;
+      const T* from = rows + i;
+      if (mr_ == kUsual && i + kUsual <= M)
+        for (int64_t r = 0; r < n; ++r, to += kUsual, from += ld) std::copy_n(from, kUsual, to);
+      else
+        for (int64_t r = 0; r < n; ++r, to += mr_, from += ld) std::copy_n(from, std::min(mr_, M - i), to);
+    }
+  }
+  Left<T> view(int64_t first_column = 0) const { return {data_.get() + first_column * K_, 1, mr_, K_ * mr_}; }
+
+ private:
+  int64_t K_, mr_;
+  Scratch<T> data_;
+};
+
 // C[m, columns of panels p0..p1) from A[m, K] and B; C and e.init point at column 0 of the whole matrix. One thread.
 template <class T>
-void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>& B, int64_t p0, int64_t p1, T* C,
-                 int64_t ldc, Epilogue<T> e) {
+void gemm_panels(int64_t m, const Left<T>& A, const Packed<T>& B, int64_t p0, int64_t p1, T* C, int64_t ldc,
+                 Epilogue<T> e) {
   const TileSet<T>& tiles = tile_set<T>();
   const int64_t mr = tiles.mr, nr = tiles.nr;
   for (int64_t k0 = 0; k0 < B.K || k0 == 0; k0 += kDepth) {
     const int64_t depth = std::min(kDepth, B.K - k0);
+    const bool add = e.add && !(e.fresh && k0 == 0);
     if (k0 > 0 && !e.add) e = {C, ldc, false};
     for (int64_t p = p0; p < p1; ++p) {
       const int64_t n0 = p * nr, n = std::min(nr, B.N - n0);
@@ -271,21 +311,21 @@ void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>&
       for (int64_t i = 0; i < m; i += mr) {
         const int64_t rows = std::min(mr, m - i);
         const TileFn<T> fn = tiles.fn[rows - 1][vectors - 1];
-        const T* a = A + i * si + k0 * sk;
+        const T* a = A.data + i / mr * A.group + k0 * A.sk;
         T* c = C + i * ldc + n0;
-        Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, e.add};
+        Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, add};
         if (n == vectors * tiles.lanes) {
-          fn(depth, a, si, sk, panel, B.ld, c, ldc, tile_e);
+          fn(depth, a, A.si, A.sk, panel, B.ld, c, ldc, tile_e);
           continue;
         }
         // ragged columns: the same tile on a padded copy
         alignas(64) T tmp[kMaxRows * 16 * kMaxVectors] = {};
-        const bool reads = tile_e.init != nullptr || e.add;
-        const T* from = e.add ? c : tile_e.init;
-        const int64_t from_stride = e.add ? ldc : e.init_stride;
+        const bool reads = tile_e.init != nullptr || add;
+        const T* from = add ? c : tile_e.init;
+        const int64_t from_stride = add ? ldc : e.init_stride;
         if (reads)
           for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, n, tmp + r * nr);
-        fn(depth, a, si, sk, panel, B.ld, tmp, nr, {reads && !e.add ? tmp : nullptr, nr, e.add});
+        fn(depth, a, A.si, A.sk, panel, B.ld, tmp, nr, {reads && !add ? tmp : nullptr, nr, add});
         for (int64_t r = 0; r < rows; ++r) std::copy_n(tmp + r * nr, n, c + r * ldc);
       }
     }

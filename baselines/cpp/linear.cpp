@@ -54,20 +54,19 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward_cpu(const Tensor& grad_in, co
     if (grad_weight) {
       const RowPlan plan(U, kLinearTile);
       Sum<S> sum({N, K}, plan.slabs);
-      std::vector<std::pair<Rows<A>, Rows<A>>> blocks;  // x, grad
-      for (int64_t i = 0; i < plan.slabs; ++i) blocks.emplace_back(Rows<A>(plan.block, K), Rows<A>(plan.block, N));
-      constexpr int64_t kOut = 48;  // output rows a task
-      const int64_t outs = (N + kOut - 1) / kOut, panels = blocks[0].first.panels();
+      if (U == 0) sum.zero();
+      std::vector<LinearBlock<A>> blocks;
+      for (int64_t i = 0; i < plan.blocks; ++i) blocks.emplace_back(plan.block, K, N);
+      const auto block = [&](int64_t slab) -> LinearBlock<A>& {
+        return blocks[static_cast<size_t>(slab % plan.blocks)];
+      };
       plan.run(
-          outs * panels,
+          panels_of(N, kLinearOut) * blocks[0].x.panels(),
           [&](int64_t slab, int64_t first, int64_t begin, int64_t end) {
-            auto& [xs, gs] = blocks[static_cast<size_t>(slab)];
-            linear_load_rows<S, A>(ptr<S>(x), ptr<S>(grad), K, N, first, begin, end, xs, gs);
+            linear_load_rows<S, A>(ptr<S>(x), ptr<S>(grad), K, N, first, begin, end, block(slab));
           },
-          [&](int64_t slab, int64_t task, int64_t depth) {
-            auto& [xs, gs] = blocks[static_cast<size_t>(slab)];
-            const int64_t n0 = task / panels * kOut;
-            linear_weight_tile<A>(gs, xs, depth, K, task % panels, n0, std::min(n0 + kOut, N), sum.data(slab));
+          [&](int64_t slab, int64_t task, int64_t depth, bool fresh) {
+            linear_weight_task<A>(task, block(slab), depth, N, K, fresh, sum.data(slab));
           });
       dw = sum.finish();
     }

@@ -13,31 +13,45 @@ void linear_rows(const S* x, const Packed<A>& B, const A* bias, int64_t begin, i
   const int64_t K = B.K, N = B.N, n = end - begin, panels = panels_of(N, tile_set<A>().nr);
   const Epilogue<A> epilogue = {bias, 0, false};
   if constexpr (std::is_same_v<S, A>) {
-    gemm_panels<A>(n, x + begin * K, K, 1, B, 0, panels, out + begin * N, N, epilogue);
+    gemm_panels<A>(n, left_rows(x + begin * K, K), B, 0, panels, out + begin * N, N, epilogue);
   } else {
     Scratch<A> scratch(n * (K + N));
     A *a = scratch.get(), *c = a + n * K;
     for (int64_t i = 0; i < n * K; ++i) a[i] = static_cast<A>(x[begin * K + i]);
-    gemm_panels<A>(n, a, K, 1, B, 0, panels, c, N, epilogue);
+    gemm_panels<A>(n, left_rows<A>(a, K), B, 0, panels, c, N, epilogue);
     for (int64_t i = 0; i < n * N; ++i) out[begin * N + i] = static_cast<S>(c[i]);
   }
 }
 
-// Rows [begin, end) of x and grad, as A, into a block whose row 0 is row `first`.
+// Rows of a block, for the weight gradient.
+template <class A>
+struct LinearBlock {
+  Rows<A> x;
+  Columns<A> grad;
+  LinearBlock(int64_t rows, int64_t K, int64_t N) : x(rows, K), grad(rows, N) {}
+};
+
+// Rows [begin, end) of x and grad into a block whose row 0 is row `first`.
 template <class S, class A>
 void linear_load_rows(const S* x, const S* grad, int64_t K, int64_t N, int64_t first, int64_t begin, int64_t end,
-                      Rows<A>& xs, Rows<A>& gs) {
+                      LinearBlock<A>& block) {
+  Scratch<A> row(N);
   for (int64_t u = begin; u < end; ++u) {
-    A *to = xs.row(u - first), *g = gs.row(u - first);
+    A* to = block.x.row(u - first);
     for (int64_t j = 0; j < K; ++j) to[j] = static_cast<A>(x[u * K + j]);
-    for (int64_t j = 0; j < N; ++j) g[j] = static_cast<A>(grad[u * N + j]);
+    for (int64_t j = 0; j < N; ++j) row.get()[j] = static_cast<A>(grad[u * N + j]);
+    block.grad.set_rows(u - first, 1, N, row.get(), N);
   }
 }
 
-// Rows [n0, n1) and panel p of dW[N, K] += g^T x, over `depth` rows of a block.
+constexpr int64_t kLinearOut = 48;  // outputs of a task; a multiple of every tile's rows
+
+// What `depth` rows of a block add to dW[N, K]: outputs by kLinearOut and panels of K.
 template <class A>
-void linear_weight_tile(Rows<A>& gs, Rows<A>& xs, int64_t depth, int64_t K, int64_t p, int64_t n0, int64_t n1, A* dw) {
-  gemm_panels<A>(n1 - n0, gs.row(0) + n0, 1, gs.ld(), xs.view(depth), p, p + 1, dw + n0 * K, K, {nullptr, 0, true});
+void linear_weight_task(int64_t task, LinearBlock<A>& block, int64_t depth, int64_t N, int64_t K, bool fresh, A* dw) {
+  const int64_t panels = block.x.panels(), p = task % panels, n0 = task / panels * kLinearOut;
+  gemm_panels<A>(std::min(kLinearOut, N - n0), block.grad.view(n0), block.x.view(depth), p, p + 1, dw + n0 * K, K,
+                 {nullptr, 0, true, fresh});
 }
 
 }  // namespace gnnaccel

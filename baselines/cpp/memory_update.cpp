@@ -160,35 +160,39 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
     want.weights = grad_weights;
     if (grad_mail) {
       s_mail.emplace(std::initializer_list<int64_t>{mail.size(0), in.Dm});
+      s_mail->zero();
       if (in.rows) x_rows.resize(static_cast<size_t>(U * in.Dm));
       want.x_mail = in.rows ? x_rows.data() : s_mail->data();
     }
     if (grad_memory) {
       s_memory.emplace(std::initializer_list<int64_t>{memory.size(0), D});
+      s_memory->zero();
       if (in.rows) h_rows.resize(static_cast<size_t>(U * D));
       want.h = in.rows ? h_rows.data() : s_memory->data();
     }
     if (grad_weights) {
       s_w_ih.emplace(std::initializer_list<int64_t>{G, X}, plan.slabs);
       s_w_hh.emplace(std::initializer_list<int64_t>{G, D}, plan.slabs);
+      if (U == 0) s_w_ih->zero(), s_w_hh->zero();
     }
 
     std::vector<MemoryBlock<A>> blocks;
-    for (int64_t i = 0; i < plan.slabs; ++i) blocks.emplace_back(plan.block, grad_weights ? X : 0, D, width);
-    std::vector<double> time_sums(static_cast<size_t>((U + kGradTile - 1) / kGradTile * 2 * T), 0.0);
-    std::vector<double> d_sums(static_cast<size_t>(plan.slabs * width), 0.0);
+    for (int64_t i = 0; i < plan.blocks; ++i) blocks.emplace_back(plan.block, grad_weights ? X : 0, D, width, T);
+    const auto block = [&](int64_t slab) -> MemoryBlock<A>& { return blocks[static_cast<size_t>(slab % plan.blocks)]; };
     const Packed<A> v_mail = w_mail.view(), v_time = w_time.view(), v_h = w_h.view();
-    const int64_t tasks = grad_weights ? in.gates() * (1 + blocks[0].x.panels() + blocks[0].h.panels()) : 0;
+    const int64_t sums_width = width + 2 * T;
+    std::vector<double> sums(static_cast<size_t>(plan.slabs * sums_width), 0.0);
+    const int64_t weight_tasks = grad_weights ? in.gates() * (blocks[0].x.panels() + blocks[0].h.panels()) : 0;
     plan.run(
-        tasks,
+        1 + weight_tasks,
         [&](int64_t slab, int64_t first, int64_t begin, int64_t end) {
           memory_update_grad_tile<S, A>(in, ptr<S>(grad), ptr<A>(saved), v_mail, v_time, v_h, first, begin, end,
-                                        blocks[static_cast<size_t>(slab)], want,
-                                        time_sums.data() + begin / kGradTile * 2 * T);
+                                        block(slab), want);
         },
-        [&](int64_t slab, int64_t task, int64_t depth) {
-          memory_update_weight_tile<A>(task, gru, D, X, depth, blocks[static_cast<size_t>(slab)], s_w_ih->data(slab),
-                                       s_w_hh->data(slab), d_sums.data() + slab * width);
+        [&](int64_t slab, int64_t task, int64_t depth, bool fresh) {
+          memory_update_sum_task<A>(task, D, X, depth, block(slab), fresh, grad_weights ? s_w_ih->data(slab) : nullptr,
+                                    grad_weights ? s_w_hh->data(slab) : nullptr, sums.data() + slab * sums_width,
+                                    sums_width);
         });
 
     const auto scatter = [&](const std::vector<A>& values, int64_t columns, Sum<S>& sum) {
@@ -206,29 +210,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> memor
       g_memory = s_memory->finish();
     }
 
-    // column sums of `parts` rows of `from`, each `ld` wide: columns [at, at + n)
-    const auto total = [&](const std::vector<double>& from, int64_t ld, int64_t at, int64_t n, S* out) {
-      const int64_t parts = ld ? static_cast<int64_t>(from.size()) / ld : 0;
+    const auto total = [&](int64_t at, int64_t n, S* out) {
       for (int64_t j = at; j < at + n; ++j) {
         double sum = 0;
-        for (int64_t i = 0; i < parts; ++i) sum += from[static_cast<size_t>(i * ld + j)];
+        for (int64_t slab = 0; slab < plan.slabs; ++slab) sum += sums[static_cast<size_t>(slab * sums_width + j)];
         *out++ = static_cast<S>(static_cast<A>(sum));
       }
     };
     if (grad_time) {
       g_time_w = empty({T}, memory.scalar_type());
       g_time_b = empty({T}, memory.scalar_type());
-      total(time_sums, 2 * T, 0, T, ptr<S>(g_time_w));
-      total(time_sums, 2 * T, T, T, ptr<S>(g_time_b));
+      total(width, T, ptr<S>(g_time_w));
+      total(width + T, T, ptr<S>(g_time_b));
     }
     if (grad_weights) {
       g_w_ih = s_w_ih->finish();
       g_w_hh = s_w_hh->finish();
       g_b_ih = empty({G}, memory.scalar_type());
       g_b_hh = empty({G}, memory.scalar_type());
-      total(d_sums, width, 0, G, ptr<S>(g_b_ih));
-      total(d_sums, width, 0, G, ptr<S>(g_b_hh));
-      if (gru) total(d_sums, width, 3 * D, D, ptr<S>(g_b_hh) + 2 * D);
+      total(0, G, ptr<S>(g_b_ih));
+      total(0, G, ptr<S>(g_b_hh));
+      if (gru) total(3 * D, D, ptr<S>(g_b_hh) + 2 * D);
     }
   });
   return {g_mail, g_memory, g_time_w, g_time_b, g_w_ih, g_w_hh, g_b_ih, g_b_hh};

@@ -5,6 +5,8 @@
 // alone.
 #pragma once
 
+#include <vector>
+
 #include "gemm.h"
 #include "time_encode.h"
 
@@ -209,8 +211,8 @@ void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, con
     in.load_x(begin + i, x + i * ldx);
     in.load_h(begin + i, h + i * ldh);
   }
-  gemm_panels<A>(n, x, ldx, 1, w_ih, 0, panels_of(G, tile_set<A>().nr), gi, ldg, {b_ih, 0, false});
-  gemm_panels<A>(n, h, ldh, 1, w_hh, 0, panels_of(G, tile_set<A>().nr), gh, ldg, {b_hh, 0, false});
+  gemm_panels<A>(n, left_rows(x, ldx), w_ih, 0, panels_of(G, tile_set<A>().nr), gi, ldg, {b_ih, 0, false});
+  gemm_panels<A>(n, left_rows(h, ldh), w_hh, 0, panels_of(G, tile_set<A>().nr), gh, ldg, {b_hh, 0, false});
   // rows nobody asked to save all go to one place
   A* s = saved ? saved + begin * lds : gh + kRowTile * ldg;
   cell_rows(in.gru, n, gi, gh, ldg, h, ldh, o, ldh, s, saved ? lds : 0, D);
@@ -230,67 +232,79 @@ struct MemoryGrads {
 // Rows of a block, for the weight gradients.
 template <class A>
 struct MemoryBlock {
-  Rows<A> x, h, d;  // [rows, Dm + T], [rows, D], [rows, saved_width] gate gradients
-  MemoryBlock(int64_t rows, int64_t X, int64_t D, int64_t width) : x(rows, X), h(rows, D), d(rows, width) {}
+  Rows<A> x, h;               // [rows, Dm + T], [rows, D]
+  std::vector<Columns<A>> d;  // gate gradients, [rows, D] each
+  std::vector<double> sums;   // of each tile: [d | time_w | time_b]
+
+  MemoryBlock(int64_t rows, int64_t X, int64_t D, int64_t width, int64_t T)
+      : x(rows, X), h(rows, D), sums(static_cast<size_t>((rows + kGradTile - 1) / kGradTile * (width + 2 * T))) {
+    for (int64_t gate = 0; gate < (D ? width / D : 0); ++gate) d.emplace_back(rows, D);
+  }
 };
 
 // Gate gradients of rows [begin, end), at most kGradTile, and what follows from them row by row. They and x and h go to
-// the block, whose row 0 is row `first` of the call. Sums over the rows are added to partial = [d columns | time_w |
-// time_b].
+// the block, whose row 0 is row `first` of the call.
 template <class S, class A>
 void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const A* saved, const Packed<A>& w_mail,
                              const Packed<A>& w_time, const Packed<A>& w_hh, int64_t first, int64_t begin, int64_t end,
-                             MemoryBlock<A>& block, const MemoryGrads<A>& want, double* time_sums) {
-  const int64_t D = in.D, T = in.T, n = end - begin, width = in.saved_width(), G = in.gates() * D;
-  const int64_t ldh = block.h.ld(), ldd = block.d.ld(), nr = tile_set<A>().nr;
-  Scratch<A> scratch(kGradTile * (2 * ldh + T));
-  A *g = scratch.get(), *dh = g + kGradTile * ldh, *dphi = dh + kGradTile * ldh;
-  A *h = block.h.row(begin - first), *d = block.d.row(begin - first);
+                             MemoryBlock<A>& block, const MemoryGrads<A>& want) {
+  const int64_t D = in.D, T = in.T, n = end - begin, at = begin - first, width = in.saved_width(), G = in.gates() * D;
+  const int64_t ldh = block.h.ld(), ldd = round_up(width, 16), nr = tile_set<A>().nr;
+  Scratch<A> scratch(kGradTile * (2 * ldh + ldd + T));
+  A *g = scratch.get(), *dh = g + kGradTile * ldh, *d = dh + kGradTile * ldh, *dphi = d + kGradTile * ldd;
+  A* h = block.h.row(at);
   for (int64_t i = 0; i < n; ++i) {
     in.load_h(begin + i, h + i * ldh);
-    if (want.weights) in.load_x(begin + i, block.x.row(begin - first + i));
+    if (want.weights) in.load_x(begin + i, block.x.row(at + i));
     for (int64_t j = 0; j < D; ++j) g[i * ldh + j] = static_cast<A>(grad[(begin + i) * D + j]);
   }
   cell_grad_rows(in.gru, n, g, ldh, saved + begin * width, width, h, ldh, d, ldd, dh, ldh, D);
-  if (want.time) {
-    gemm_panels<A>(n, d, ldd, 1, w_time, 0, panels_of(T, nr), dphi, T, {});
-    time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, time_sums, time_sums + T, n, T);
+  double* sums = block.sums.data() + at / kGradTile * (width + 2 * T);
+  std::fill_n(sums, width + 2 * T, 0.0);
+  if (want.weights) {
+    add_columns(d, ldd, n, width, sums);
+    for (size_t gate = 0; gate < block.d.size(); ++gate)
+      block.d[gate].set_rows(at, n, D, d + static_cast<int64_t>(gate) * D, ldd);
   }
-  if (want.x_mail)
-    gemm_panels<A>(n, d, ldd, 1, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});
+  const Left<A> left = left_rows<A>(d, ldd);
+  if (want.time) {
+    gemm_panels<A>(n, left, w_time, 0, panels_of(T, nr), dphi, T, {});
+    time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, sums + width, sums + width + T, n, T);
+  }
+  if (want.x_mail) gemm_panels<A>(n, left, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});
   if (want.h) {
     // the n gate's hidden part has its own gradient: its rows of W_hh follow those of r and z
     A* to = want.h + begin * D;
     Packed<A> head = w_hh;
     head.K = in.gru ? 2 * D : G;
-    gemm_panels<A>(n, d, ldd, 1, head, 0, panels_of(D, nr), to, D, {dh, ldh, false});
+    gemm_panels<A>(n, left, head, 0, panels_of(D, nr), to, D, {dh, ldh, false});
     if (in.gru) {
       Packed<A> tail = w_hh;
       tail.data += head.K * tail.ld;
       tail.K = D;
-      gemm_panels<A>(n, d + 3 * D, ldd, 1, tail, 0, panels_of(D, nr), to, D, {to, D, false});
+      gemm_panels<A>(n, left_rows<A>(d + 3 * D, ldd), tail, 0, panels_of(D, nr), to, D, {to, D, false});
     }
   }
 }
 
-// Weight gradients from `depth` rows of a block, in gates * (1 + panels of x and of h) tasks: of one gate, the bias
-// (sum [saved_width] of d) or one panel of W_ih or W_hh.
+// What `depth` rows of a block add to a slab's sums, in 1 + gates * (panels of x and of h) tasks: the sums over tiles,
+// or one gate and panel of W_ih or W_hh.
 template <class A>
-void memory_update_weight_tile(int64_t task, bool gru, int64_t D, int64_t X, int64_t depth, MemoryBlock<A>& block,
-                               A* w_ih, A* w_hh, double* sum) {
-  const int64_t x_panels = block.x.panels(), h_panels = block.h.panels(), each = 1 + x_panels + h_panels;
-  const int64_t gate = task / each, p = task % each - 1, ldd = block.d.ld();
-  const int64_t hidden = gate == 2 ? 3 : gate;  // where d has the gate's gradient towards h
-  const A* d = block.d.row(0);
-  if (p < 0) {
-    add_columns(d + gate * D, ldd, depth, D, sum + gate * D);
-    if (gru && gate == 2) add_columns(d + 3 * D, ldd, depth, D, sum + 3 * D);
-  } else if (p < x_panels) {
-    gemm_panels<A>(D, d + gate * D, 1, ldd, block.x.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true});
+void memory_update_sum_task(int64_t task, int64_t D, int64_t X, int64_t depth, MemoryBlock<A>& block, bool fresh,
+                            A* w_ih, A* w_hh, double* sums, int64_t sums_width) {
+  if (task == 0) {
+    for (int64_t tile = 0; tile * kGradTile < depth; ++tile)
+      for (int64_t j = 0; j < sums_width; ++j) sums[j] += block.sums[static_cast<size_t>(tile * sums_width + j)];
+    return;
+  }
+  const int64_t x_panels = block.x.panels(), panels = x_panels + block.h.panels();
+  const int64_t gate = (task - 1) / panels, p = (task - 1) % panels, q = p - x_panels;
+  if (p < x_panels) {
+    const Left<A> d = block.d[static_cast<size_t>(gate)].view();
+    gemm_panels<A>(D, d, block.x.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true, fresh});
   } else {
-    const int64_t q = p - x_panels;
-    gemm_panels<A>(D, d + hidden * D, 1, ldd, block.h.view(depth), q, q + 1, w_hh + gate * D * D, D,
-                   {nullptr, 0, true});
+    const Left<A> d = block.d[static_cast<size_t>(gate == 2 ? 3 : gate)].view();
+    gemm_panels<A>(D, d, block.h.view(depth), q, q + 1, w_hh + gate * D * D, D, {nullptr, 0, true, fresh});
   }
 }
 

@@ -30,19 +30,22 @@ inline int64_t even_chunk(int64_t rows, int64_t most) {
 struct RowPlan {
   int64_t rows, tile;  // rows of a tile, a divisor of kDepth
   int64_t slabs, slab_rows;
-  int64_t block;  // most rows of a block
-  bool shared;    // whether threads share a block
+  int64_t block;   // most rows of a block
+  int64_t blocks;  // that exist at a time
+  bool shared;     // whether threads share a block
 
   RowPlan(int64_t n, int64_t tile_rows) : rows(n), tile(tile_rows) {
     const int64_t threads = torch::stable::get_num_threads();
     slab_rows = std::max<int64_t>(1, round_up((n + 1) / 2, tile));
     slabs = std::max<int64_t>(1, (n + slab_rows - 1) / slab_rows);
     shared = threads > slabs;
-    block = std::min(slab_rows, kDepth * (shared ? threads : 2));
+    block = std::min(slab_rows, kDepth * (shared ? threads : 1));
+    blocks = shared ? 1 : std::min(threads, slabs);
   }
 
   // make(slab, first, begin, end): rows [begin, end) of the block whose row 0 is row `first` of the call.
-  // multiply(slab, task, depth): the block's `depth` rows.
+  // multiply(slab, task, depth, fresh): the block's `depth` rows; fresh: the first of the slab. Both use block slab %
+  // blocks.
   template <class Make, class Multiply>
   void run(int64_t tasks, const Make& make, const Multiply& multiply) const {
     const auto serial = [](int64_t n, const auto& f) {
@@ -57,7 +60,7 @@ struct RowPlan {
           const int64_t begin = first + i * tile;
           make(s, first, begin, std::min(begin + tile, end));
         });
-        each(tasks, [&](int64_t task) { multiply(s, task, end - first); });
+        each(tasks, [&](int64_t task) { multiply(s, task, end - first, first == s * slab_rows); });
       }
     };
     if (shared)
@@ -67,7 +70,7 @@ struct RowPlan {
   }
 };
 
-// A tensor of S that slabs sum in A. Slab 0 sums in the tensor itself when the types are one.
+// A tensor of S that slabs sum in A, not initialised. Slab 0 sums in the tensor itself when the types are one.
 template <class S>
 class Sum {
  public:
@@ -76,9 +79,8 @@ class Sum {
       : tensor_(gnnaccel::empty(shape, dtype_of<S>())),
         n_(tensor_.numel()),
         slabs_(slabs),
-        buffer_((slabs - kInPlace) * n_) {
-    for (int64_t s = 0; s < slabs; ++s) std::fill_n(data(s), n_, A(0));
-  }
+        buffer_((slabs - kInPlace) * n_) {}
+  void zero() { std::fill_n(data(), n_, A(0)); }
   A* data(int64_t slab = 0) {
     if constexpr (kInPlace == 1)
       if (slab == 0) return ptr<A>(tensor_);
