@@ -32,10 +32,12 @@ struct Epilogue {
   bool fresh = false;
 };
 
-// One register tile: C[M, W] from A (element (i, k) at A[i * si + k * sk]) and a packed panel slice B[K][nr].
+// One register tile: C[M, columns] from A (element (i, k) at A[i * si + k * sk]) and a panel slice B[K][.] with row
+// stride ldb. The tile computes whole vectors; C and init are touched in `columns` columns, which end in the last
+// vector.
 template <class T>
 using TileFn = void (*)(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, int64_t ldb, T* C, int64_t ldc,
-                        Epilogue<T> e);
+                        int64_t columns, Epilogue<T> e);
 
 constexpr int kMaxRows = 8, kMaxVectors = 3;
 
@@ -49,12 +51,13 @@ struct TileSet {
 // 16-byte vectors: SSE2, NEON, or whatever the compiler makes of them.
 template <class T, int M, int V>
 void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, int64_t ldb, T* C, int64_t ldc,
-                   Epilogue<T> e) {
+                   int64_t columns, Epilogue<T> e) {
   typedef T Vec __attribute__((vector_size(16)));
   constexpr int L = 16 / sizeof(T);
+  const size_t bytes = static_cast<size_t>(columns) * sizeof(T);
   Vec acc[M][V] = {};
   if (e.init)
-    for (int i = 0; i < M; ++i) std::memcpy(&acc[i], e.init + i * e.init_stride, sizeof(acc[i]));
+    for (int i = 0; i < M; ++i) std::memcpy(&acc[i], e.init + i * e.init_stride, bytes);
   for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     Vec b[V];
     std::memcpy(&b, B, sizeof(b));
@@ -63,20 +66,24 @@ void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, in
   }
   for (int i = 0; i < M; ++i) {
     if (e.add)
-      for (int j = 0; j < V * L; ++j) C[i * ldc + j] += acc[i][j / L][j % L];
+      for (int64_t j = 0; j < columns; ++j) C[i * ldc + j] += acc[i][j / L][j % L];
     else
-      std::memcpy(C + i * ldc, &acc[i], sizeof(acc[i]));
+      std::memcpy(C + i * ldc, &acc[i], bytes);
   }
 }
 
 #ifdef GNNACCEL_X86
 template <int M, int V>
 __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
-                                                    int64_t ldb, float* C, int64_t ldc, Epilogue<float> e) {
+                                                    int64_t ldb, float* C, int64_t ldc, int64_t columns,
+                                                    Epilogue<float> e) {
+  const auto last = static_cast<__mmask16>(0xFFFFu >> (16 * V - columns));
   __m512 acc[M][V];
   for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v)
-      acc[i][v] = e.init ? _mm512_loadu_ps(e.init + i * e.init_stride + 16 * v) : _mm512_setzero_ps();
+    for (int v = 0; v < V; ++v) {
+      const __mmask16 mask = v == V - 1 ? last : static_cast<__mmask16>(0xFFFFu);
+      acc[i][v] = e.init ? _mm512_maskz_loadu_ps(mask, e.init + i * e.init_stride + 16 * v) : _mm512_setzero_ps();
+    }
   for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     __m512 b[V];
     for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(B + 16 * v);
@@ -87,18 +94,24 @@ __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, i
   }
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v) {
+      const __mmask16 mask = v == V - 1 ? last : static_cast<__mmask16>(0xFFFFu);
       float* c = C + i * ldc + 16 * v;
-      _mm512_storeu_ps(c, e.add ? _mm512_add_ps(_mm512_loadu_ps(c), acc[i][v]) : acc[i][v]);
+      if (e.add) acc[i][v] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), acc[i][v]);
+      _mm512_mask_storeu_ps(c, mask, acc[i][v]);
     }
 }
 
 template <int M, int V>
 __attribute__((target("avx2,fma"))) void tile_avx2(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
-                                                   int64_t ldb, float* C, int64_t ldc, Epilogue<float> e) {
+                                                   int64_t ldb, float* C, int64_t ldc, int64_t columns,
+                                                   Epilogue<float> e) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), all = _mm256_set1_epi32(-1);
+  const __m256i last = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(columns) - 8 * (V - 1)), lane);
   __m256 acc[M][V];
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v)
-      acc[i][v] = e.init ? _mm256_loadu_ps(e.init + i * e.init_stride + 8 * v) : _mm256_setzero_ps();
+      acc[i][v] = e.init ? _mm256_maskload_ps(e.init + i * e.init_stride + 8 * v, v == V - 1 ? last : all)
+                         : _mm256_setzero_ps();
   for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     __m256 b[V];
     for (int v = 0; v < V; ++v) b[v] = _mm256_loadu_ps(B + 8 * v);
@@ -109,8 +122,10 @@ __attribute__((target("avx2,fma"))) void tile_avx2(int64_t K, const float* A, in
   }
   for (int i = 0; i < M; ++i)
     for (int v = 0; v < V; ++v) {
+      const __m256i mask = v == V - 1 ? last : all;
       float* c = C + i * ldc + 8 * v;
-      _mm256_storeu_ps(c, e.add ? _mm256_add_ps(_mm256_loadu_ps(c), acc[i][v]) : acc[i][v]);
+      if (e.add) acc[i][v] = _mm256_add_ps(_mm256_maskload_ps(c, mask), acc[i][v]);
+      _mm256_maskstore_ps(c, mask, acc[i][v]);
     }
 }
 #endif
@@ -310,23 +325,9 @@ void gemm_panels(int64_t m, const Left<T>& A, const Packed<T>& B, int64_t p0, in
       const T* panel = B.data + p * B.panel_stride + k0 * B.ld;
       for (int64_t i = 0; i < m; i += mr) {
         const int64_t rows = std::min(mr, m - i);
-        const TileFn<T> fn = tiles.fn[rows - 1][vectors - 1];
-        const T* a = A.data + i / mr * A.group + k0 * A.sk;
-        T* c = C + i * ldc + n0;
-        Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, add};
-        if (n == vectors * tiles.lanes) {
-          fn(depth, a, A.si, A.sk, panel, B.ld, c, ldc, tile_e);
-          continue;
-        }
-        // ragged columns: the same tile on a padded copy
-        alignas(64) T tmp[kMaxRows * 16 * kMaxVectors] = {};
-        const bool reads = tile_e.init != nullptr || add;
-        const T* from = add ? c : tile_e.init;
-        const int64_t from_stride = add ? ldc : e.init_stride;
-        if (reads)
-          for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * from_stride, n, tmp + r * nr);
-        fn(depth, a, A.si, A.sk, panel, B.ld, tmp, nr, {reads && !add ? tmp : nullptr, nr, add});
-        for (int64_t r = 0; r < rows; ++r) std::copy_n(tmp + r * nr, n, c + r * ldc);
+        const Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, add};
+        tiles.fn[rows - 1][vectors - 1](depth, A.data + i / mr * A.group + k0 * A.sk, A.si, A.sk, panel, B.ld,
+                                        C + i * ldc + n0, ldc, n, tile_e);
       }
     }
   }
