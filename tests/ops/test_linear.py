@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -87,3 +91,26 @@ def test_leading_dimensions():
 def test_errors(args, error, match):
     with pytest.raises(error, match=match):
         row_invariant_linear(*args)
+
+
+@pytest.mark.skipif(not HAS_CPP or INTERPRET or DEVICE != "cpu", reason="a promise of the CPU extension")
+@pytest.mark.parametrize("level", ["avx2", "portable"])
+def test_every_instruction_set(level):
+    """The level is read once a process."""
+    code = """
+import torch
+from gnnaccel.ops._linear import row_invariant_linear as f
+torch.manual_seed(0)
+for U, K, N in [(1, 1, 1), (7, 5, 9), (67, 130, 53)]:
+    x, w, b = (torch.randn(*s).requires_grad_() for s in ((U, K), (N, K), (N,)))
+    y = f(x, w, b)
+    grads = torch.autograd.grad(y.sin().sum(), (x, w, b))
+    xd, wd, bd = (t.detach().double().requires_grad_() for t in (x, w, b))
+    yd = xd @ wd.T + bd
+    wants = torch.autograd.grad(yd.sin().sum(), (xd, wd, bd))
+    for got, want in zip((y, *grads), (yd, *wants)):
+        assert (got.double() - want).abs().max() < 1e-3, (U, K, N)
+    assert torch.equal(f(x[-1:], w, b), y[-1:])
+"""
+    env = {**os.environ, "GNNACCEL_SIMD": level}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=120)
