@@ -244,7 +244,8 @@ class Panels {
   int64_t count() const { return count_; }
   int64_t nr() const { return nr_; }
   T* panel(int64_t p) { return data_.get() + p * K_ * nr_; }
-  Packed<T> view() { return {data_.get(), K_, N_, K_ * nr_, nr_}; }
+  // The first `depth` rows, all by default.
+  Packed<T> view(int64_t depth = -1) { return {data_.get(), depth < 0 ? K_ : depth, N_, K_ * nr_, nr_}; }
 
   // This panel of W^T, W [N, K]; or of B [K, N].
   template <class S>
@@ -261,13 +262,13 @@ class Panels {
   Scratch<T> data_;
 };
 
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t round_to(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Owns rows that are written once and multiplied as they lie.
 template <class T>
-class Rows {
+class RowBuffer {
  public:
-  Rows(int64_t rows, int64_t N) : N_(N), ld_(round_up(N, kPad)), data_(rows * ld_) {
+  RowBuffer(int64_t rows, int64_t N) : N_(N), ld_(round_to(N, kPad)), data_(rows * ld_) {
     // the padding takes part in products that nobody keeps: what lay in memory could be slow to multiply
     for (int64_t k = 0; k < rows; ++k) std::fill(row(k) + N_, row(k) + ld_, T(0));
   }
@@ -331,6 +332,13 @@ void gemm_panels(int64_t m, const Left<T>& A, const Packed<T>& B, int64_t p0, in
       }
     }
   }
+}
+
+// The same with element (i, k) of A at A[i * si + k * sk].
+template <class T>
+void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>& B, int64_t p0, int64_t p1, T* C,
+                 int64_t ldc, Epilogue<T> e) {
+  gemm_panels<T>(m, Left<T>{A, si, sk, si * tile_set<T>().mr}, B, p0, p1, C, ldc, e);
 }
 
 }  // namespace gnnaccel

@@ -26,7 +26,7 @@ void linear_rows(const S* x, const Packed<A>& B, const A* bias, int64_t begin, i
 // Rows of a block, for the weight gradient.
 template <class A>
 struct LinearBlock {
-  Rows<A> x;
+  RowBuffer<A> x;
   Columns<A> grad;
   LinearBlock(int64_t rows, int64_t K, int64_t N) : x(rows, K), grad(rows, N) {}
 };
