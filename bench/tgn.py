@@ -236,7 +236,10 @@ def updater_gflop(rows: float) -> float:
 
 
 def run(runner: Runner) -> Iterator[Row]:
+    from gnnaccel.train.allocator import keep_freed_memory
+
     settings = runner.settings
+    keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
     stream = load_stream(settings.data, settings)
     train_end = int(TRAIN_FRACTION * len(stream.events))
     for size in (600, 200):

@@ -54,6 +54,7 @@ def train(
         gnnaccel train tgn --data wikipedia --out runs/wiki --resume
     """
     from gnnaccel.data.registry import load
+    from gnnaccel.train.allocator import keep_freed_memory
     from gnnaccel.train.config import describe, load_config
     from gnnaccel.train.link import LinkTask
     from gnnaccel.train.trainer import Interrupted, Trainer, TrainingError
@@ -66,6 +67,7 @@ def train(
         out.print(table)
         return
     _threads(threads)
+    keep_freed_memory()
     where = pick_device(device)
     label = Path(data).name.partition(".")[0] if Path(data).exists() else data.replace(":", "-")
     folder = to or Path("runs") / f"{model}-{label}-{settings_used.train.seed}"

@@ -1,4 +1,7 @@
 import math
+import platform
+import subprocess
+import sys
 
 import numpy as np
 
@@ -22,3 +25,9 @@ def test_pair_metrics_by_hand():
 
 def test_nothing_to_judge_is_nan_not_a_number():
     assert all(math.isnan(v) for v in pair_metrics(np.array([]), np.array([])).values())
+
+
+def test_keep_freed_memory_tells_whether_it_could():
+    code = "from gnnaccel.train.allocator import keep_freed_memory as k; print(k())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == str(platform.libc_ver()[0] == "glibc")
