@@ -15,6 +15,8 @@
 #include <cstring>
 #include <new>
 
+#include "simd.h"
+
 #if defined(__x86_64__) && defined(__GNUC__)
 #define GNNACCEL_X86 1
 #include <immintrin.h>
@@ -72,6 +74,9 @@ void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, in
   }
 }
 
+// Without this the accumulators of a tile live in memory: the compiler would unroll only after it has placed arrays.
+#define GNNACCEL_UNROLL _Pragma("GCC unroll 8")
+
 #ifdef GNNACCEL_X86
 template <int M, int V>
 __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
@@ -79,26 +84,24 @@ __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, i
                                                     Epilogue<float> e) {
   const auto last = static_cast<__mmask16>(0xFFFFu >> (16 * V - columns));
   __m512 acc[M][V];
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) {
-      const __mmask16 mask = v == V - 1 ? last : static_cast<__mmask16>(0xFFFFu);
-      acc[i][v] = e.init ? _mm512_maskz_loadu_ps(mask, e.init + i * e.init_stride + 16 * v) : _mm512_setzero_ps();
-    }
+  GNNACCEL_UNROLL for (int i = 0; i < M; ++i) GNNACCEL_UNROLL for (int v = 0; v < V; ++v) {
+    const __mmask16 mask = v == V - 1 ? last : static_cast<__mmask16>(0xFFFFu);
+    acc[i][v] = e.init ? _mm512_maskz_loadu_ps(mask, e.init + i * e.init_stride + 16 * v) : _mm512_setzero_ps();
+  }
   for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     __m512 b[V];
-    for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(B + 16 * v);
-    for (int i = 0; i < M; ++i) {
+    GNNACCEL_UNROLL for (int v = 0; v < V; ++v) b[v] = _mm512_loadu_ps(B + 16 * v);
+    GNNACCEL_UNROLL for (int i = 0; i < M; ++i) {
       const __m512 a = _mm512_set1_ps(A[i * si]);
-      for (int v = 0; v < V; ++v) acc[i][v] = _mm512_fmadd_ps(a, b[v], acc[i][v]);
+      GNNACCEL_UNROLL for (int v = 0; v < V; ++v) acc[i][v] = _mm512_fmadd_ps(a, b[v], acc[i][v]);
     }
   }
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) {
-      const __mmask16 mask = v == V - 1 ? last : static_cast<__mmask16>(0xFFFFu);
-      float* c = C + i * ldc + 16 * v;
-      if (e.add) acc[i][v] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), acc[i][v]);
-      _mm512_mask_storeu_ps(c, mask, acc[i][v]);
-    }
+  GNNACCEL_UNROLL for (int i = 0; i < M; ++i) GNNACCEL_UNROLL for (int v = 0; v < V; ++v) {
+    const __mmask16 mask = v == V - 1 ? last : static_cast<__mmask16>(0xFFFFu);
+    float* c = C + i * ldc + 16 * v;
+    if (e.add) acc[i][v] = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, c), acc[i][v]);
+    _mm512_mask_storeu_ps(c, mask, acc[i][v]);
+  }
 }
 
 template <int M, int V>
@@ -108,25 +111,22 @@ __attribute__((target("avx2,fma"))) void tile_avx2(int64_t K, const float* A, in
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), all = _mm256_set1_epi32(-1);
   const __m256i last = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(columns) - 8 * (V - 1)), lane);
   __m256 acc[M][V];
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v)
-      acc[i][v] = e.init ? _mm256_maskload_ps(e.init + i * e.init_stride + 8 * v, v == V - 1 ? last : all)
-                         : _mm256_setzero_ps();
+  GNNACCEL_UNROLL for (int i = 0; i < M; ++i) GNNACCEL_UNROLL for (int v = 0; v < V; ++v) acc[i][v] =
+      e.init ? _mm256_maskload_ps(e.init + i * e.init_stride + 8 * v, v == V - 1 ? last : all) : _mm256_setzero_ps();
   for (int64_t k = 0; k < K; ++k, A += sk, B += ldb) {
     __m256 b[V];
-    for (int v = 0; v < V; ++v) b[v] = _mm256_loadu_ps(B + 8 * v);
-    for (int i = 0; i < M; ++i) {
+    GNNACCEL_UNROLL for (int v = 0; v < V; ++v) b[v] = _mm256_loadu_ps(B + 8 * v);
+    GNNACCEL_UNROLL for (int i = 0; i < M; ++i) {
       const __m256 a = _mm256_broadcast_ss(A + i * si);
-      for (int v = 0; v < V; ++v) acc[i][v] = _mm256_fmadd_ps(a, b[v], acc[i][v]);
+      GNNACCEL_UNROLL for (int v = 0; v < V; ++v) acc[i][v] = _mm256_fmadd_ps(a, b[v], acc[i][v]);
     }
   }
-  for (int i = 0; i < M; ++i)
-    for (int v = 0; v < V; ++v) {
-      const __m256i mask = v == V - 1 ? last : all;
-      float* c = C + i * ldc + 8 * v;
-      if (e.add) acc[i][v] = _mm256_add_ps(_mm256_maskload_ps(c, mask), acc[i][v]);
-      _mm256_maskstore_ps(c, mask, acc[i][v]);
-    }
+  GNNACCEL_UNROLL for (int i = 0; i < M; ++i) GNNACCEL_UNROLL for (int v = 0; v < V; ++v) {
+    const __m256i mask = v == V - 1 ? last : all;
+    float* c = C + i * ldc + 8 * v;
+    if (e.add) acc[i][v] = _mm256_add_ps(_mm256_maskload_ps(c, mask), acc[i][v]);
+    _mm256_maskstore_ps(c, mask, acc[i][v]);
+  }
 }
 #endif
 
@@ -262,13 +262,11 @@ class Panels {
   Scratch<T> data_;
 };
 
-inline int64_t round_to(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // Owns rows that are written once and multiplied as they lie.
 template <class T>
 class RowBuffer {
  public:
-  RowBuffer(int64_t rows, int64_t N) : N_(N), ld_(round_to(N, kPad)), data_(rows * ld_) {
+  RowBuffer(int64_t rows, int64_t N) : N_(N), ld_(round_up(N, kPad)), data_(rows * ld_) {
     // the padding takes part in products that nobody keeps: what lay in memory could be slow to multiply
     for (int64_t k = 0; k < rows; ++k) std::fill(row(k) + N_, row(k) + ld_, T(0));
   }
@@ -332,13 +330,6 @@ void gemm_panels(int64_t m, const Left<T>& A, const Packed<T>& B, int64_t p0, in
       }
     }
   }
-}
-
-// The same with element (i, k) of A at A[i * si + k * sk].
-template <class T>
-void gemm_panels(int64_t m, const T* A, int64_t si, int64_t sk, const Packed<T>& B, int64_t p0, int64_t p1, T* C,
-                 int64_t ldc, Epilogue<T> e) {
-  gemm_panels<T>(m, Left<T>{A, si, sk, si * tile_set<T>().mr}, B, p0, p1, C, ldc, e);
 }
 
 }  // namespace gnnaccel

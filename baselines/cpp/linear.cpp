@@ -75,8 +75,12 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward_cpu(const Tensor& grad_in, co
       constexpr int64_t kColumns = 16;
       parallel_chunks(N, kColumns, [&](int64_t c0, int64_t c1) {
         double total[kColumns] = {};
-        for (int64_t u = 0; u < U; ++u)
-          for (int64_t j = c0; j < c1; ++j) total[j - c0] += static_cast<double>(ptr<S>(grad)[u * N + j]);
+        for (int64_t begin = 0; begin < U; begin += kLinearTile) {
+          A part[kColumns] = {};
+          for (int64_t u = begin; u < std::min(begin + kLinearTile, U); ++u)
+            add_row(ptr<S>(grad) + u * N + c0, c1 - c0, part);
+          for (int64_t j = 0; j < c1 - c0; ++j) total[j] += static_cast<double>(part[j]);
+        }
         for (int64_t j = c0; j < c1; ++j) ptr<S>(db)[j] = static_cast<S>(static_cast<A>(total[j - c0]));
       });
     }

@@ -203,7 +203,7 @@ template <class S, class A>
 void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, const Packed<A>& w_hh, const A* b_ih,
                         const A* b_hh, int64_t begin, int64_t end, S* out, A* saved) {
   const int64_t D = in.D, X = in.Dm + in.T, G = in.gates() * D, n = end - begin;
-  const int64_t ldx = round_to(X, 16), ldh = round_to(D, 16), ldg = round_to(G, 16), lds = in.saved_width();
+  const int64_t ldx = round_up(X, 16), ldh = round_up(D, 16), ldg = round_up(G, 16), lds = in.saved_width();
   Scratch<A> scratch(kRowTile * (ldx + 2 * ldh + 2 * ldg) + (saved ? 0 : lds));
   A *x = scratch.get(), *h = x + kRowTile * ldx, *o = h + kRowTile * ldh, *gi = o + kRowTile * ldh,
     *gh = gi + kRowTile * ldg;
@@ -249,7 +249,7 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
                              const Packed<A>& w_time, const Packed<A>& w_hh, int64_t first, int64_t begin, int64_t end,
                              MemoryBlock<A>& block, const MemoryGrads<A>& want) {
   const int64_t D = in.D, T = in.T, n = end - begin, at = begin - first, width = in.saved_width(), G = in.gates() * D;
-  const int64_t ldh = block.h.ld(), ldd = round_to(width, 16), nr = tile_set<A>().nr;
+  const int64_t ldh = block.h.ld(), ldd = round_up(width, 16), nr = tile_set<A>().nr;
   Scratch<A> scratch(kGradTile * (2 * ldh + ldd + T));
   A *g = scratch.get(), *dh = g + kGradTile * ldh, *d = dh + kGradTile * ldh, *dphi = d + kGradTile * ldd;
   A* h = block.h.row(at);

@@ -14,6 +14,8 @@
 
 namespace gnnaccel {
 
+constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 constexpr double kInvTwoPi = 0.15915494309189533577;
 
 // An angle in turns, reduced to [-1/2, 1/2]. Forming and reducing it in double keeps the fraction at Unix-second

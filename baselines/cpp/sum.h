@@ -36,7 +36,7 @@ struct RowPlan {
 
   RowPlan(int64_t n, int64_t tile_rows) : rows(n), tile(tile_rows) {
     const int64_t threads = torch::stable::get_num_threads();
-    slab_rows = std::max<int64_t>(1, round_to((n + 1) / 2, tile));
+    slab_rows = std::max<int64_t>(1, round_up((n + 1) / 2, tile));
     slabs = std::max<int64_t>(1, (n + slab_rows - 1) / slab_rows);
     shared = threads > slabs;
     block = std::min(slab_rows, kDepth * (shared ? threads : 1));

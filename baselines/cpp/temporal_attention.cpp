@@ -18,7 +18,7 @@ std::tuple<Tensor, Tensor, Tensor> temporal_attention_cpu(const Tensor& u_in, co
   const auto run = [&](const auto& in) {
     using A = std::remove_const_t<std::remove_reference_t<decltype(in.shape.scale)>>;
     const AttentionShape<A>& a = in.shape;
-    const Rows<A> u_rows(u, F_), c_rows(c, H);
+    const RowSource<A> u_rows(u, F_), c_rows(c, H);
     const Store<A> store = storer<A>(u.scalar_type());
     void *z_out = z.data_ptr(), *s_out = s.data_ptr();
     A* logit_out = ptr<A>(logit);
@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
   const auto run = [&](const auto& in) {
     using A = std::remove_const_t<std::remove_reference_t<decltype(in.shape.scale)>>;
     const AttentionShape<A>& a = in.shape;
-    const Rows<A> u_rows(u, F_), dz(dz_in, F_), ds(ds_in, H);
+    const RowSource<A> u_rows(u, F_), dz(dz_in, F_), ds(ds_in, H);
     const Store<A> store = storer<A>(u.scalar_type());
     void *du_out = du.data_ptr(), *dc_out = dc.data_ptr();
     const A* logit_data = ptr<A>(logits);

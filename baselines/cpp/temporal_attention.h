@@ -27,8 +27,6 @@ using vec_t = typename vec<A>::type;
 template <class A>
 constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(A));
 
-constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 // --- dropout ---
 
 // Philox4x32-10 (Salmon et al., SC 2011). Key = seed, counter = (root low, head, slot / 4, root high); slot % 4 is the

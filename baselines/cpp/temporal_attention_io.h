@@ -62,12 +62,12 @@ Store<A> storer(ScalarType dtype) {
 
 // A read-only [R, H, n] or [U, n] tensor whose last dimension is dense.
 template <class A>
-struct Rows {
+struct RowSource {
   const void* data;
   int64_t stride0, stride1, item;
   Load<A> load;
 
-  Rows(const Tensor& t, int64_t n)
+  RowSource(const Tensor& t, int64_t n)
       : data(t.data_ptr()),
         stride0(t.dim() > 0 ? t.stride(0) : 0),
         stride1(t.dim() > 1 ? t.stride(1) : 0),
@@ -155,7 +155,7 @@ template <class A>
 struct Problem {
   AttentionShape<A> shape;
   const Neighbors& nbrs;
-  Rows<A> node, edge;
+  RowSource<A> node, edge;
   bool has_edge;
 
   void gather(AttentionScratch<A>& m, int64_t r, int64_t n) const {
@@ -201,7 +201,7 @@ void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node
     a.dropout.key1 = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
     a.dropout.threshold = static_cast<uint32_t>(dropout * 16777216.0);
     a.dropout.keep_scale = 1.0 / (1.0 - dropout);
-    f(Problem<A>{a, nbrs, Rows<A>(node, Dn), Rows<A>(edge, De), has_edge});
+    f(Problem<A>{a, nbrs, RowSource<A>(node, Dn), RowSource<A>(edge, De), has_edge});
   };
   if (dtype == ScalarType::Double) return run(double{});
   run(float{});

@@ -50,8 +50,8 @@ struct HeadWeights {
 
 // Products run over whole vectors of columns: panels are padded with zeros, and so are the results.
 template <class A>
-Packed<A> padded(Panels<A>& panels, int64_t N, int64_t depth = -1) {
-  Packed<A> view = panels.view(depth);
+Packed<A> padded(Panels<A>& panels, int64_t N) {
+  Packed<A> view = panels.view();
   view.N = round_up(N, kLanes<A>);
   return view;
 }
@@ -61,7 +61,8 @@ template <class A>
 void carry_into(HeadWeights<A>& w, int64_t n, const A* from, A* to, int64_t ld, int64_t width) {
   for (int64_t h = 0; h < w.H; ++h) {
     Panels<A>& panels = *w.into[static_cast<size_t>(h)];
-    gemm_panels<A>(n, from + h * w.d, w.H * w.d, 1, padded(panels, w.F), 0, panels.count(), to + h * width, ld, {});
+    gemm_panels<A>(n, left_rows(from + h * w.d, w.H * w.d), padded(panels, w.F), 0, panels.count(), to + h * width, ld,
+                   {});
   }
 }
 
@@ -71,7 +72,8 @@ void carry_out(HeadWeights<A>& w, int64_t n, const A* from, int64_t ld, int64_t 
   const int64_t dp = round_up(w.d, kLanes<A>);
   for (int64_t h = 0; h < w.H; ++h) {
     Panels<A>& panels = *w.out_of[static_cast<size_t>(h)];
-    gemm_panels<A>(n, from + h * width, ld, 1, padded(panels, w.d), 0, panels.count(), wide + h * dp, w.H * dp, {});
+    gemm_panels<A>(n, left_rows(from + h * width, ld), padded(panels, w.d), 0, panels.count(), wide + h * dp, w.H * dp,
+                   {});
   }
   for (int64_t i = 0; i < n * w.H; ++i) std::copy_n(wide + i * dp, w.d, to + i * w.d);
 }
@@ -216,12 +218,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
       A *u = carried.get(), *dz = u + rows * ld;
       A *q_rows = head_rows.get(), *g_rows = q_rows + rows * D, *dq_rows = g_rows + rows * D,
         *wide = dq_rows + rows * D;
-      Panels<A> packed(rows, F);
       std::fill_n(u, 2 * rows * ld, A{0});
-      // dW_h [d, F padded] += heads_h^T [d, n] rows_h [n, F]
+      // dW_h [d, F padded] += heads_h^T [d, n] rows_h [n, F], both where they lie
+      const int64_t mr = tile_set<A>().mr, nr = tile_set<A>().nr, padded_F = round_up(F, kLanes<A>);
       const auto add_weight = [&](int64_t n, const A* rows_h, const A* heads_h, A* sum) {
-        for (int64_t p = 0; p < packed.count(); ++p) pack_panel(rows_h, ld, n, F, p, packed.nr(), packed.panel(p));
-        gemm_panels<A>(d, heads_h, 1, D, padded(packed, F, n), 0, packed.count(), sum, a.width, {nullptr, 0, true});
+        gemm_panels<A>(d, {heads_h, 1, D, mr}, {rows_h, n, padded_F, nr, ld}, 0, panels_of(padded_F, nr), sum, a.width,
+                       {nullptr, 0, true});
       };
       for (int64_t g = first; g < last; ++g) {
         A* sum = partial + g * 2 * per_weight;
@@ -286,8 +288,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
           for (int64_t j = 0; j < 2 * H; ++j) {
             if (j % H == 0) load(j == 0 ? grad_data : q_data, begin * D, n * D, rows_in.data());
             Panels<A>& b = *(*owned)[static_cast<size_t>(j)];
-            gemm_panels<A>(n, rows_in.data() + j % H * d, D, 1, b.view(), 0, b.count(), memory.data() + j * columns,
-                           2 * H * columns, {});
+            gemm_panels<A>(n, left_rows<A>(rows_in.data() + j % H * d, D), b.view(), 0, b.count(),
+                           memory.data() + j * columns, 2 * H * columns, {});
           }
         }
         return static_cast<const A*>(memory.data() + (r - begin) * 2 * H * columns);

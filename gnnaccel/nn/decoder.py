@@ -27,6 +27,9 @@ class LinkDecoder(nn.Module):
         self.out = nn.Linear(hidden, 1)
 
     def forward(self, h_src: Tensor, h_dst: Tensor) -> Tensor:
-        hidden = (self.src(h_src) + self.dst(h_dst)).relu()
+        return self.score(self.src(h_src), self.dst(h_dst))
+
+    def score(self, src: Tensor, dst: Tensor) -> Tensor:
+        """Logits `[...]` of ends that went through `src` and `dst` before, `[..., dim_hidden]`."""
         # a product with one column, as a sum: BLAS would split its gradient among threads
-        return (hidden * self.out.weight[0]).sum(-1) + self.out.bias
+        return ((src + dst).relu() * self.out.weight[0]).sum(-1) + self.out.bias

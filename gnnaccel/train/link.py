@@ -155,9 +155,10 @@ class LinkTask:
     def scores(self, step: Step) -> tuple[Tensor, Tensor, MemoryRows]:
         """Logits of the positives `[B]` and of their candidates `[B, C]`, and the memory rows to commit."""
         h, rows = self.model.embed(step.batch, self.edge_feat)
-        B = step.events.stop - step.events.start
-        src, dst, other = h[:B], h[B : 2 * B], h[2 * B :].view(B, step.negatives, h.shape[1])
-        return self.model.decoder(src, dst), self.model.decoder(src.unsqueeze(1), other), rows
+        B, decoder = step.events.stop - step.events.start, self.model.decoder
+        src, other = decoder.src(h[:B]), decoder.dst(h[B:])
+        negative = decoder.score(src.unsqueeze(1), other[B:].view(B, step.negatives, other.shape[1]))
+        return decoder.score(src, other[:B]), negative, rows
 
     def embed(self, roots: Tensor, times: Tensor) -> Tensor:
         """Embeddings `[R, dim_embed]` of nodes at times, with the memory as it stands; changes nothing."""
