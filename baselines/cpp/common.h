@@ -122,4 +122,21 @@ struct acc<double> {
 template <class T>
 using acc_t = typename acc<T>::type;
 
+// The values of a floating tensor times `factor`.
+inline std::vector<double> to_double(const Tensor& t_in, double factor, const char* what) {
+  const Tensor t = torch::stable::contiguous(t_in);
+  std::vector<double> out(static_cast<size_t>(t.numel()));
+  dispatch_floating(t.scalar_type(), what, [&](auto tag) {
+    const auto* p = ptr<decltype(tag)>(t);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<double>(p[i]) * factor;
+  });
+  return out;
+}
+
+// The same tensor if its rows are dense, whatever lies between them; else a copy.
+inline Tensor with_dense_rows(const Tensor& t) {
+  const int64_t last = t.dim() - 1;
+  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
+}
+
 }  // namespace gnnaccel

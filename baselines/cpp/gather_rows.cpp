@@ -44,8 +44,7 @@ int64_t load_ids(const Tensor& ids, int64_t begin, int64_t end, int64_t num_rows
 
 Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::optional<Tensor> scale_in, ScalarType dtype,
                        bool) {
-  const Tensor table =
-      table_in.size(1) <= 1 || table_in.stride(1) == 1 ? table_in : torch::stable::contiguous(table_in);
+  const Tensor table = with_dense_rows(table_in);
   const Tensor ids = torch::stable::contiguous(ids_in);
   std::optional<Tensor> scale;
   if (scale_in.has_value()) scale = torch::stable::contiguous(*scale_in);

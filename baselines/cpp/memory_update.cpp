@@ -10,16 +10,6 @@
 namespace gnnaccel {
 namespace {
 
-std::vector<double> to_double(const Tensor& t_in, double factor) {
-  const Tensor t = torch::stable::contiguous(t_in);
-  std::vector<double> out(static_cast<size_t>(t.numel()));
-  dispatch_floating(t.scalar_type(), "memory_update", [&](auto tag) {
-    const auto* p = ptr<decltype(tag)>(t);
-    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<double>(p[i]) * factor;
-  });
-  return out;
-}
-
 std::vector<double> time_to_double(const Tensor& t_in) {
   const Tensor t = torch::stable::contiguous(t_in);
   std::vector<double> out(static_cast<size_t>(t.numel()));
@@ -28,11 +18,6 @@ std::vector<double> time_to_double(const Tensor& t_in) {
     for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<double>(p[i]);
   });
   return out;
-}
-
-// A table whose rows are contiguous, whatever lies between them; a table in another layout is copied.
-Tensor with_plain_rows(const Tensor& t) {
-  return t.size(1) <= 1 || t.strides()[1] == 1 ? t : torch::stable::contiguous(t);
 }
 
 std::vector<int64_t> checked_rows(const Tensor& rows_in, int64_t limit) {
@@ -62,15 +47,15 @@ struct Call {
 
   Call(const Tensor& mail_in, const Tensor& dt_in, const Tensor& memory_in, const Tensor& time_w, const Tensor& time_b,
        const Tensor& w_ih_in, const Tensor& w_hh_in, const std::optional<Tensor>& rows_in, bool gru)
-      : mail(with_plain_rows(mail_in)),
-        memory(with_plain_rows(memory_in)),
+      : mail(with_dense_rows(mail_in)),
+        memory(with_dense_rows(memory_in)),
         w_ih(torch::stable::contiguous(w_ih_in)),
         w_hh(torch::stable::contiguous(w_hh_in)),
         dt(time_to_double(dt_in)) {
     // angles in turns for float, in radians for double: see time_encode_rows
     const double unit = std::is_same_v<A, double> ? 1.0 : kInvTwoPi;
-    w = to_double(time_w, unit);
-    b = to_double(time_b, unit);
+    w = to_double(time_w, unit, "memory_update");
+    b = to_double(time_b, unit, "memory_update");
     if (rows_in.has_value()) rows = checked_rows(*rows_in, memory.size(0));
     in = {ptr<S>(std::as_const(mail)),
           ptr<S>(std::as_const(memory)),

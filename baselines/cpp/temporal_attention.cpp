@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor, Tensor> temporal_attention_cpu(const Tensor& u_in, co
                                                           const Tensor& dt, const Tensor& count, const Tensor& time_w,
                                                           const Tensor& time_b, double scale, double slope,
                                                           double dropout, int64_t seed, bool) {
-  const Tensor u = dense_last(u_in), c = dense_last(c_in);
+  const Tensor u = with_dense_rows(u_in), c = with_dense_rows(c_in);
   const int64_t R = u.size(0), H = u.size(1), F_ = u.size(2), K = nbr_row.size(1);
   Tensor z = empty({R, H, F_}, u.scalar_type()), s = empty({R, H}, u.scalar_type()),
          logit = empty({R, H, K}, acc_type(u));
@@ -55,9 +55,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
     std::optional<Tensor> edge_table, const Tensor& nbr_row, const Tensor& edge_row, const Tensor& dt,
     const Tensor& count, const Tensor& time_w, const Tensor& time_b, const Tensor& logit_in, double scale, double slope,
     double dropout, int64_t seed, bool, bool need_node, bool need_edge) {
-  const Tensor u = dense_last(u_in);
+  const Tensor u = with_dense_rows(u_in);
   const int64_t R = u.size(0), H = u.size(1), F_ = u.size(2), K = nbr_row.size(1), T = time_w.numel();
-  const Tensor dz_in = dense_last(grad_z), ds_in = dense_last(grad_s), logits = torch::stable::contiguous(logit_in);
+  const Tensor dz_in = with_dense_rows(grad_z), ds_in = with_dense_rows(grad_s),
+               logits = torch::stable::contiguous(logit_in);
   Tensor du = empty({R, H, F_}, u.scalar_type()), dc = empty({R, H}, u.scalar_type());
   Tensor grad_w = empty({T}, time_w.scalar_type()), grad_b = empty({T}, time_b.scalar_type());
   Tensor grad_node = empty({0}, node_table.scalar_type());

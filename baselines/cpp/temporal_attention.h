@@ -8,6 +8,7 @@
 #include <limits>
 #include <memory>
 
+#include "philox.cuh"
 #include "simd.h"
 
 namespace gnnaccel {
@@ -39,16 +40,8 @@ struct AttentionDropout {
 
   GNNACCEL_INLINE void words(int64_t root, int64_t head, int64_t block, uint32_t* out) const {
     uint32_t c0 = static_cast<uint32_t>(root), c1 = static_cast<uint32_t>(head), c2 = static_cast<uint32_t>(block),
-             c3 = static_cast<uint32_t>(static_cast<uint64_t>(root) >> 32), k0 = key0, k1 = key1;
-    for (int round = 0; round < 10; ++round) {
-      const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0, p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
-      c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-      c1 = static_cast<uint32_t>(p1);
-      c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-      c3 = static_cast<uint32_t>(p0);
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
+             c3 = static_cast<uint32_t>(static_cast<uint64_t>(root) >> 32);
+    philox4x32(c0, c1, c2, c3, key0, key1);
     out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
   }
 

@@ -13,15 +13,6 @@ inline constexpr const char* kAttention = "temporal_attention";
 // Neighbours a task, about; fixed, so that sums do not depend on the number of threads.
 inline constexpr int64_t kChunkEdges = 256;
 
-inline std::vector<double> attention_to_double(const Tensor& t, double factor) {
-  std::vector<double> out(static_cast<size_t>(t.numel()));
-  dispatch_floating(t.scalar_type(), kAttention, [&](auto tag) {
-    const auto* p = ptr<decltype(tag)>(t);
-    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<double>(p[i]) * factor;
-  });
-  return out;
-}
-
 // Copies n values of any dtype into A, resp. A into any dtype.
 template <class A>
 using Load = void (*)(const void* from, int64_t offset, int64_t n, A* to);
@@ -171,18 +162,13 @@ struct Problem {
   }
 };
 
-inline Tensor dense_last(const Tensor& t) {
-  const int64_t last = t.dim() - 1;
-  return t.size(last) <= 1 || t.stride(last) == 1 ? t : torch::stable::contiguous(t);
-}
-
 // Calls f(Problem<A>) with contiguous inputs; `extra` columns follow the time encoding in every row.
 template <class F>
 void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node_in,
                   const std::optional<Tensor>& edge_in, const Tensor& nbr_in, const Tensor& edge_row_in,
                   const Tensor& dt_in, const Tensor& count_in, const Tensor& w_in, const Tensor& b_in, double scale,
                   double slope, double dropout, int64_t seed, const F& f) {
-  const Tensor node = dense_last(node_in), edge = edge_in ? dense_last(*edge_in) : node;
+  const Tensor node = with_dense_rows(node_in), edge = edge_in ? with_dense_rows(*edge_in) : node;
   const Tensor nbr = torch::stable::contiguous(nbr_in), edge_row = torch::stable::contiguous(edge_row_in);
   const Tensor dt = torch::stable::contiguous(dt_in), count = torch::stable::contiguous(count_in);
   const Tensor w = torch::stable::contiguous(w_in), b = torch::stable::contiguous(b_in);
@@ -191,7 +177,7 @@ void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node
   const auto run = [&](auto tag) {
     using A = decltype(tag);
     const double unit = std::is_same_v<A, double> ? 1.0 : kInvTwoPi;
-    const auto wd = attention_to_double(w, unit), bd = attention_to_double(b, unit);
+    const auto wd = to_double(w, unit, kAttention), bd = to_double(b, unit, kAttention);
     const int64_t Dn = node.size(1), De = has_edge ? edge.size(1) : 0, T = w.numel(), F_ = Dn + De + T + extra;
     AttentionShape<A> a;
     a.K = nbrs.K, a.H = H, a.Dn = Dn, a.De = De, a.T = T, a.F = F_;

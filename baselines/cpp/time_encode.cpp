@@ -7,15 +7,6 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // rows a task; fixed, so that sums do not depend on the number of threads
 
-std::vector<double> to_double(const Tensor& t, double factor) {
-  std::vector<double> out(static_cast<size_t>(t.numel()));
-  dispatch_floating(t.scalar_type(), "time_encode", [&](auto tag) {
-    const auto* p = ptr<decltype(tag)>(t);
-    for (size_t i = 0; i < out.size(); ++i) out[i] = static_cast<double>(p[i]) * factor;
-  });
-  return out;
-}
-
 // Frequencies as the row kernels want them: radians for double, turns for float.
 template <class Acc>
 constexpr double unit() {
@@ -38,8 +29,8 @@ Tensor time_encode_cpu(const Tensor& dt_in, const Tensor& w, const Tensor& b) {
   dispatch_floating(w.scalar_type(), "time_encode", [&](auto tag) {
     using scalar_t = decltype(tag);
     using A = acc_t<scalar_t>;
-    const auto wd = to_double(torch::stable::contiguous(w), unit<A>());
-    const auto bd = to_double(torch::stable::contiguous(b), unit<A>());
+    const auto wd = to_double(w, unit<A>(), "time_encode");
+    const auto bd = to_double(b, unit<A>(), "time_encode");
     scalar_t* o = ptr<scalar_t>(out);
     parallel_chunks(n, kChunk, [&](int64_t begin, int64_t end) {
       double dts[kChunk];
@@ -66,8 +57,8 @@ std::tuple<Tensor, Tensor> time_encode_backward_cpu(const Tensor& grad_in, const
   dispatch_floating(w.scalar_type(), "time_encode", [&](auto tag) {
     using scalar_t = decltype(tag);
     using A = acc_t<scalar_t>;
-    const auto wd = to_double(torch::stable::contiguous(w), unit<A>());
-    const auto bd = to_double(torch::stable::contiguous(b), unit<A>());
+    const auto wd = to_double(w, unit<A>(), "time_encode");
+    const auto bd = to_double(b, unit<A>(), "time_encode");
     const scalar_t* g = ptr<scalar_t>(grad);
     std::vector<double> partial(static_cast<size_t>(chunks * 2 * T), 0.0);
     parallel_chunks(n, kChunk, [&](int64_t begin, int64_t end) {

@@ -4,18 +4,18 @@
 #pragma once
 
 #if defined(__CUDACC_RTC__)
+typedef int int32_t;
 typedef unsigned int uint32_t;
+typedef long long int64_t;
 typedef unsigned long long uint64_t;
 #else
 #include <cstdint>
 #endif
 
-#ifndef GNNACCEL_HD
 #if defined(__CUDACC__) || defined(__CUDACC_RTC__)
 #define GNNACCEL_HD __host__ __device__ __forceinline__
 #else
 #define GNNACCEL_HD inline __attribute__((always_inline))
-#endif
 #endif
 
 namespace gnnaccel {

@@ -2,20 +2,7 @@
 // the random draws. Plain inline functions without library calls, so that g++, nvcc and NVRTC all take them.
 #pragma once
 
-#if defined(__CUDACC_RTC__)
-typedef int int32_t;
-typedef unsigned int uint32_t;
-typedef long long int64_t;
-typedef unsigned long long uint64_t;
-#else
-#include <cstdint>
-#endif
-
-#if defined(__CUDACC__) || defined(__CUDACC_RTC__)
-#define GNNACCEL_HD __host__ __device__ __forceinline__
-#else
-#define GNNACCEL_HD inline __attribute__((always_inline))
-#endif
+#include "philox.cuh"
 
 namespace gnnaccel {
 
@@ -52,15 +39,7 @@ struct SampleArgs {
   int32_t nodes_are_64, visibility, uniform, replace, has_window;
 };
 
-// --- Random draws: Philox4x32-10 (Salmon et al., SC 2011) ------------------------------------------------------------
-
-GNNACCEL_HD void philox_round(uint32_t& c0, uint32_t& c1, uint32_t& c2, uint32_t& c3, uint32_t k0, uint32_t k1) {
-  const uint64_t p0 = static_cast<uint64_t>(0xD2511F53u) * c0, p1 = static_cast<uint64_t>(0xCD9E8D57u) * c2;
-  c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-  c1 = static_cast<uint32_t>(p1);
-  c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-  c3 = static_cast<uint32_t>(p0);
-}
+// --- Random draws ---
 
 // The draws of one root: key = seed, counter = (hop and draw, root, batch, epoch). Distinct counters for distinct
 // roots, hops, batches and epochs, so nothing depends on threads or on the order of work.
@@ -88,12 +67,8 @@ GNNACCEL_HD Draws draws_of(const SampleArgs<Id, Time>& a, int64_t root) {
 GNNACCEL_HD int64_t draw(Draws& d, int64_t n) {
   uint64_t x = d.spare;
   if (!d.have_spare) {
-    uint32_t c0 = d.counter++, c1 = d.root, c2 = d.batch, c3 = d.epoch, k0 = d.k0, k1 = d.k1;
-    for (int i = 0; i < 10; ++i) {
-      philox_round(c0, c1, c2, c3, k0, k1);
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
+    uint32_t c0 = d.counter++, c1 = d.root, c2 = d.batch, c3 = d.epoch;
+    philox4x32(c0, c1, c2, c3, d.k0, d.k1);
     x = static_cast<uint64_t>(c1) << 32 | c0;
     d.spare = static_cast<uint64_t>(c3) << 32 | c2;
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,10 @@ NAMES = {
 }
 
 
-def source() -> str:
-    """The kernel as one text: caches of compiled kernels do not look into headers."""
-    header = (FOLDER / "temporal_sample.cuh").read_text(encoding="utf-8").replace("#pragma once\n", "")
-    return (
-        (FOLDER / "temporal_sample.cu").read_text(encoding="utf-8").replace('#include "temporal_sample.cuh"\n', header)
-    )
+def source(name: str = "temporal_sample.cu") -> str:
+    """The kernel and its headers as one text: caches of compiled kernels do not look into headers."""
+    text = (FOLDER / name).read_text(encoding="utf-8").replace("#pragma once\n", "")
+    return re.sub(r'#include "(.+)"\n', lambda include: source(include[1]), text)
 
 
 @functools.cache
