@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -492,7 +493,7 @@ class Runner:
                 "quick": settings.quick,
                 "budget_s": settings.budget,
                 "seed": settings.seed,
-                "data": settings.data,
+                "data": settings.data and Path(settings.data).name,
             },
             "rows": [dataclasses.asdict(r) for r in rows],
         }
