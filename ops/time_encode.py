@@ -34,7 +34,7 @@ def _angle(dt: Tensor, w: Tensor, b: Tensor) -> Tensor:
 
 @impl("time_encode", "CompositeExplicitAutograd")
 def _composite(dt: Tensor, w: Tensor, b: Tensor) -> Tensor:
-    return torch.cos(_angle(dt, w, b)).to(w.dtype)
+    return torch.cos(_angle(dt, w, b)).to(w.dtype).contiguous()
 
 
 @impl("time_encode_backward", "CompositeExplicitAutograd")

@@ -119,7 +119,8 @@ class TemporalAttention(nn.Module):
         )
         out = self.output(torch.cat([attended.reshape(R, self.dim_out), h_root], dim=1))
         rate = self.rate if self.training else 0.0
-        return relu_norm(out, self.norm.weight, self.norm.bias, dropout=rate, seed=seed, eps=self.norm.eps)
+        weight, bias = self.norm.weight.to(out.dtype), self.norm.bias.to(out.dtype)
+        return relu_norm(out, weight, bias, dropout=rate, seed=seed, eps=self.norm.eps)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.rate}"
