@@ -8,7 +8,7 @@ from typing import Any
 from gnnaccel.baselines.peers.temporal_attention_projected import PROVIDERS, eager
 from gnnaccel.bench.harness import Entry, register
 from gnnaccel.bench.temporal_attention import WIKIPEDIA, make_layer
-from gnnaccel.ops.temporal_attention_projected import temporal_attention_projected
+from gnnaccel.ops._temporal_attention_projected import temporal_attention_projected
 
 WEIGHTS = ("wk", "bk", "wv", "bv")
 BLOCK = ("node_table", "edge_table", "nbr_row", "edge_row", "dt", "count", "time_w", "time_b")

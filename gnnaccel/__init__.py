@@ -16,7 +16,6 @@ from gnnaccel.ops import (
     memory_update,
     quantize_rows,
     temporal_attention,
-    temporal_attention_projected,
     time_encode,
     unique_nodes,
 )
@@ -40,7 +39,6 @@ __all__ = [
     "ops",
     "quantize_rows",
     "temporal_attention",
-    "temporal_attention_projected",
     "temporal_sample",
     "temporal_sample_hops",
     "time_encode",

@@ -4,7 +4,6 @@ from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
 from gnnaccel.ops.latest_per_node import latest_per_node
 from gnnaccel.ops.memory_update import memory_update
 from gnnaccel.ops.temporal_attention import temporal_attention
-from gnnaccel.ops.temporal_attention_projected import temporal_attention_projected
 from gnnaccel.ops.temporal_sample import temporal_sample
 from gnnaccel.ops.time_encode import time_encode
 from gnnaccel.ops.unique_nodes import unique_nodes
@@ -15,7 +14,6 @@ __all__ = [
     "memory_update",
     "quantize_rows",
     "temporal_attention",
-    "temporal_attention_projected",
     "temporal_sample",
     "time_encode",
     "unique_nodes",

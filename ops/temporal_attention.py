@@ -312,7 +312,7 @@ def temporal_attention(
     Raises:
         TypeError: An argument has an unsupported dtype.
         ValueError: Shapes disagree, or an option is out of its range.
-        RuntimeError: On CPU, a used row or a count is out of range. On CUDA neither is checked (that would synchronise).
+        ValueError: On CPU, a used row or a count is out of range. On CUDA neither is checked (that would synchronise).
     """
     name = "temporal_attention"
     if u.dim() != 3:

@@ -132,10 +132,10 @@ struct Neighbors {
     }
     chunk.push_back(R);
     const std::string op = kAttention;
-    if (bad_count) throw std::runtime_error(op + ": count must be in [0, K]");
+    if (bad_count) throw std::invalid_argument(op + ": count must be in [0, K]");
     const auto range = [](int64_t size) { return " must be in [0, " + std::to_string(size) + ") before count"; };
-    if (bad_node) throw std::runtime_error(op + ": nbr_row" + range(num_nodes));
-    if (bad_edge) throw std::runtime_error(op + ": edge_row" + range(num_edges));
+    if (bad_node) throw std::invalid_argument(op + ": nbr_row" + range(num_nodes));
+    if (bad_edge) throw std::invalid_argument(op + ": edge_row" + range(num_edges));
   }
 
   int64_t tasks() const { return static_cast<int64_t>(chunk.size()) - 1; }

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.time import TimeEncoder
-from gnnaccel.ops import temporal_attention_projected
 from gnnaccel.ops._linear import row_invariant_linear
 from gnnaccel.ops._relu_norm import relu_norm
+from gnnaccel.ops._temporal_attention_projected import temporal_attention_projected
 
 
 class TemporalAttention(nn.Module):
@@ -22,7 +22,7 @@ class TemporalAttention(nn.Module):
 
     Logits are not scaled. A root without neighbours keeps its own term `Wo [0 | h_root]` (in TGL it is lost when no root of the
     batch has a neighbour). Keys and values are never formed: the query is carried into the space of x, and the weighted sum
-    of x out of it, which is the same function with K times less work (see `gnnaccel.temporal_attention_projected`).
+    of x out of it, which is the same function with K times less work (see `gnnaccel.temporal_attention`).
 
     Args:
         dim_query: Size of `h_root`.

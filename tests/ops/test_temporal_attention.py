@@ -344,5 +344,5 @@ def test_errors(change, error, match):
 def test_bad_rows_raise_on_cpu(name, value, match):
     args = case(counts=[4, 4, 4])
     args[name] = args[name].clone().fill_(value)
-    with pytest.raises(RuntimeError, match=match):
+    with pytest.raises(ValueError, match=match):
         call(args)

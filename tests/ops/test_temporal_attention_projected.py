@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-import gnnaccel as ga
 from gnnaccel.baselines.reference.temporal_attention_projected import temporal_attention_projected as reference
 from gnnaccel.ops._library import HAS_CPP
+from gnnaccel.ops._temporal_attention_projected import temporal_attention_projected
 from tests.harness import BF16, DEVICE, F16, F32, Case, check_op, served_by, threads
 from tests.ops.test_temporal_attention import as_schema
 from tests.ops.test_temporal_attention import make as make_absorbed
@@ -52,7 +52,7 @@ CASES = [
 
 # the gradients of the weights add up one term a neighbour; those of time_w weigh it by dt (up to 20)
 TestTemporalAttentionProjected = check_op(
-    op=ga.temporal_attention_projected,
+    op=temporal_attention_projected,
     reference=reference,
     cases=CASES,
     schemas=["temporal_attention_projected", "temporal_attention_projected_backward"],
@@ -74,7 +74,7 @@ def as_float(args):
 
 
 def gradients(args):
-    out = ga.temporal_attention_projected(**args)
+    out = temporal_attention_projected(**args)
     return torch.autograd.grad(out.sin().sum(), [args[k] for k in NAMES if args[k] is not None])
 
 
@@ -94,12 +94,12 @@ def test_many_roots_agree_with_the_fallback(R):
 @pytest.mark.skipif(not HAS_CPP or DEVICE != "cpu", reason="a promise of the C++ kernel")
 def test_a_roots_bits_depend_on_nothing_else():
     args = as_float(case(R=140, K=10, d=50, dims=(100, 33, 20), tables=(15, 200)))
-    out = ga.temporal_attention_projected(**args)
+    out = temporal_attention_projected(**args)
     for rows in (slice(17, 18), slice(60, 97), slice(0, 140)):
         part = {k: v[rows] if k in ("q", "nbr_row", "edge_row", "dt", "count") else v for k, v in args.items()}
         for n in (1, 2, 3):
             with threads(n):
-                assert torch.equal(ga.temporal_attention_projected(**part), out[rows])
+                assert torch.equal(temporal_attention_projected(**part), out[rows])
 
 
 @pytest.mark.skipif(not HAS_CPP or DEVICE != "cpu", reason="a promise of the C++ kernel")
@@ -116,7 +116,7 @@ def test_gradients_do_not_depend_on_threads():
 def test_double_backward_raises():
     args = case()
     q = args["q"].requires_grad_()
-    (grad,) = torch.autograd.grad(ga.temporal_attention_projected(**args).sum(), q, create_graph=True)
+    (grad,) = torch.autograd.grad(temporal_attention_projected(**args).sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="once differentiable"):
         grad.sum().backward()
 
@@ -134,4 +134,4 @@ def test_double_backward_raises():
 )
 def test_errors(change, error, match):
     with pytest.raises(error, match=match):
-        ga.temporal_attention_projected(**{**case(), **change})
+        temporal_attention_projected(**{**case(), **change})

@@ -1,4 +1,4 @@
-"""`temporal_attention_projected`: `temporal_attention` between its projections, from queries to attended values."""
+"""`temporal_attention_projected`: `temporal_attention` between its projections, from queries to attended values. Internal."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def temporal_attention_projected(
     Raises:
         TypeError: An argument has an unsupported dtype.
         ValueError: Shapes disagree, or an option is out of its range.
-        RuntimeError: On CPU, a used row or a count is out of range. On CUDA neither is checked (that would synchronise).
+        ValueError: On CPU, a used row or a count is out of range. On CUDA neither is checked (that would synchronise).
     """
     name = "temporal_attention_projected"
     if q.dim() != 3:
