@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from gnnaccel.nn.linear import Linear
+from gnnaccel.ops._link_loss import link_loss
 
 
 class LinkDecoder(nn.Module):
@@ -33,3 +34,16 @@ class LinkDecoder(nn.Module):
         """Logits `[...]` of ends that went through `src` and `dst` before, `[..., dim_hidden]`."""
         # a product with one column, as a sum: BLAS would split its gradient among threads
         return ((src + dst).relu() * self.out.weight[0]).sum(-1) + self.out.bias
+
+    def loss(self, h: Tensor, events: int) -> Tensor:
+        """Binary cross-entropy of `events` links against their candidates, each side averaged; a scalar.
+
+        The same number as from the scores, in one pass from the embeddings to their gradients.
+
+        Args:
+            h: `[events * (2 + C), dim]`: sources, destinations, then C candidates of the first source, of the second and so on.
+            events: Number of links.
+        """
+        return link_loss(
+            h, self.src.weight, self.src.bias, self.dst.weight, self.out.weight[0], self.out.bias, events=events
+        )

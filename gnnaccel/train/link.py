@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.negatives import NegativeSampler
@@ -19,6 +18,17 @@ from gnnaccel.graph.temporal import TemporalGraph
 from gnnaccel.models.tgn import TGN, MemoryRows
 from gnnaccel.train.config import Config, ConfigError
 from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
+
+DRAWN_EVENTS = 1 << 14  # events whose training negatives are drawn together
+
+
+class _Drawn(NamedTuple):
+    """Candidates `[stop - start, 1]` of the events from `start` on, in one epoch."""
+
+    epoch: int
+    start: int
+    stop: int
+    values: Tensor
 
 
 class Step(NamedTuple):
@@ -78,6 +88,7 @@ class LinkTask:
     negatives: NegativeSampler
     historical: NegativeSampler
     device: torch.device
+    _drawn: _Drawn | None = None
 
     @classmethod
     def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> LinkTask:
@@ -172,9 +183,10 @@ class LinkTask:
         )
         return self.model.embed(built, self.edge_feat)[0]
 
-    def loss(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Binary cross-entropy of positives and negatives, each averaged."""
-        return F.softplus(-positive).mean() + F.softplus(negative).mean()
+    def loss(self, step: Step) -> tuple[Tensor, MemoryRows]:
+        """Binary cross-entropy of positives and negatives, each averaged, and the memory rows to commit."""
+        h, rows = self.model.embed(step.batch, self.edge_feat)
+        return self.model.decoder.loss(h, step.events.stop - step.events.start), rows
 
     def commit(self, step: Step, rows: MemoryRows) -> None:
         """Let the events of `step` happen: store memory, leave mail."""
@@ -183,6 +195,15 @@ class LinkTask:
 
     def draw(self, sampler: NegativeSampler, part: slice, n: int, epoch: int) -> Tensor:
         return sampler.sample(torch.arange(part.start, part.stop), n=n, epoch=epoch).to(self.device)
+
+    def training_negatives(self, part: slice, epoch: int) -> Tensor:
+        """One candidate `[B, 1]` an event, drawn for many batches at once: a draw depends on its event and epoch alone."""
+        drawn = self._drawn
+        if drawn is None or drawn.epoch != epoch or not drawn.start <= part.start <= part.stop <= drawn.stop:
+            stop = max(part.stop, min(part.start + DRAWN_EVENTS, self.split.train.stop))
+            values = self.draw(self.negatives, slice(part.start, stop), 1, epoch)
+            drawn = self._drawn = _Drawn(epoch, part.start, stop, values)
+        return drawn.values[part.start - drawn.start : part.stop - drawn.start]
 
     @torch.no_grad()
     def replay(self, part: slice) -> None:

@@ -57,10 +57,9 @@ def train_step(
 ) -> Tensor:
     """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
     with timer("sample"):
-        step = task.sample(events, task.draw(task.negatives, events, 1, epoch + 1), epoch=epoch, batch=index)
+        step = task.sample(events, task.training_negatives(events, epoch + 1), epoch=epoch, batch=index)
     with timer("forward"):
-        positive, negative, rows = task.scores(step)
-        loss = task.loss(positive, negative)
+        loss, rows = task.loss(step)
     with timer("backward"):
         optimizer.zero_grad()
         loss.backward()

@@ -148,6 +148,31 @@ def test_evaluation_does_not_depend_on_its_batch_size_where_memory_does_not(even
     assert torch.equal(a.draw(a.negatives, ids, 5, 0), b.draw(b.negatives, slice(100, 160), 5, 0)[:30])
 
 
+def test_training_negatives_are_those_of_each_batch(events, monkeypatch):
+    monkeypatch.setattr("gnnaccel.train.link.DRAWN_EVENTS", 70)
+    task = LinkTask.create(small_config(), events)
+    calls, sample = [], task.negatives.sample
+    monkeypatch.setattr(task.negatives, "sample", lambda *a, **k: calls.append(1) or sample(*a, **k))
+    parts = [(e, slice(i, i + 30)) for e in (1, 2) for i in range(0, 390, 30)] + [
+        (2, slice(60, 200)),
+        (1, slice(0, 30)),
+    ]
+    got = [task.training_negatives(part, epoch) for epoch, part in parts]
+    assert len(calls) < len(parts) - 5
+    for (epoch, part), negatives in zip(parts, got, strict=True):
+        assert torch.equal(negatives, task.draw(task.negatives, part, 1, epoch)), (epoch, part)
+
+
+def test_loss_is_that_of_the_scores(events):
+    task = LinkTask.create(small_config("model.dropout=0"), events)
+    task.replay(slice(0, 200))
+    part = slice(200, 240)
+    step = task.sample(part, task.draw(task.negatives, part, 3, 1))
+    positive, negative, _ = task.scores(step)
+    want = torch.nn.functional.softplus(-positive).mean() + torch.nn.functional.softplus(negative).mean()
+    torch.testing.assert_close(task.loss(step)[0], want)
+
+
 def test_evaluate_reports_every_metric(events):
     task = LinkTask.create(small_config(), events)
     task.replay(task.split.train)

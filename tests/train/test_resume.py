@@ -115,9 +115,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, even
     run_ = trainer(tmp_path, events, "train.checkpoint_batches=1")
     step, seen = run_.task.loss, []
 
-    def loss(positive, negative):
+    def loss(batch):
         seen.append(1)
-        return step(positive, negative) * (float("nan") if len(seen) == 4 else 1)
+        value, rows = step(batch)
+        return value * (float("nan") if len(seen) == 4 else 1), rows
 
     run_.task.loss = loss
     with pytest.raises(TrainingError, match=r"the loss became nan in epoch 1, batch 4.*last good checkpoint"):

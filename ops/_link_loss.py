@@ -1,0 +1,158 @@
+"""`link_loss`: decoder, cross-entropy and their gradients of a batch of links in one pass. Internal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._linear import blocked_product, padded_linear
+
+_WEIGHTS = "Tensor w_src, Tensor b_src, Tensor w_dst, Tensor w_out, Tensor b_out"
+_GRADS = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
+# the loss is a number: its gradients are made with it, and `backward` only scales them
+define(f"link_loss(Tensor h, {_WEIGHTS}, SymInt events, bool grads) -> (Tensor, {_GRADS})")
+define(
+    "link_loss_backward(Tensor grad, Tensor dh, Tensor dw_src, Tensor db_src, Tensor dw_dst, Tensor dw_out,"
+    f" Tensor db_out) -> ({_GRADS})"
+)
+
+
+@impl("link_loss", "CompositeExplicitAutograd")
+def _composite(
+    h: Tensor,
+    w_src: Tensor,
+    b_src: Tensor,
+    w_dst: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    events: int,
+    grads: bool,
+) -> tuple[Tensor, ...]:
+    acc = torch.promote_types(h.dtype, torch.float32)
+    dtype, B, C = h.dtype, events, h.shape[0] // events - 2
+    h, w_src, b_src, w_dst, w_out, b_out = (t.to(acc) for t in (h, w_src, b_src, w_dst, w_out, b_out))
+    src, other = padded_linear(h[:B], w_src, b_src), padded_linear(h[B:], w_dst)
+    # [B, 1 + C, hidden]: the destination of an event, then its candidates
+    pre = src.unsqueeze(1) + torch.cat([other[:B].unsqueeze(1), other[B:].view(B, C, other.shape[1])], dim=1)
+    hidden = torch.relu(pre)
+    logit = (hidden * w_out).sum(-1) + b_out
+    sign = logit.new_tensor([-1.0] + [1.0] * C)
+    weight = logit.new_tensor([1 / B] + [1 / (B * C)] * C)
+    # float64: torch may add up in another order for another number of threads
+    cross = torch.logaddexp(sign * logit, torch.zeros_like(logit))
+    loss = (cross * weight).double().sum().to(dtype)
+    if not grads:
+        empty = (h.new_empty((0, n), dtype=dtype) for n in (h.shape[1], h.shape[1]))
+        dh, dw = empty
+        db = h.new_empty(0, dtype=dtype)
+        return loss, dh, dw, db, torch.empty_like(dw), torch.empty_like(db), torch.empty_like(db)
+    g = torch.sigmoid(sign * logit) * sign * weight
+    d = (g.unsqueeze(-1) * w_out).masked_fill(pre <= 0, 0)
+    d_src, d_other = d.sum(1), torch.cat([d[:, 0], d[:, 1:].reshape(B * C, d.shape[2])])
+    results = (
+        torch.cat([padded_linear(d_src, w_src.T), padded_linear(d_other, w_dst.T)]),
+        blocked_product(d_src, h[:B]),
+        d_src.double().sum(0),
+        blocked_product(d_other, h[B:]),
+        (g.unsqueeze(-1) * hidden).double().sum((0, 1)),
+        g.double().sum().reshape(1),
+    )
+    return loss, *(t.to(dtype) for t in results)
+
+
+@impl("link_loss_backward", "CompositeExplicitAutograd")
+def _composite_backward(grad: Tensor, *made: Tensor) -> tuple[Tensor, ...]:
+    return tuple(grad * t for t in made)
+
+
+@fake("link_loss")
+def _fake(
+    h: Tensor,
+    w_src: Tensor,
+    b_src: Tensor,
+    w_dst: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    events: int,
+    grads: bool,
+) -> tuple[Tensor, ...]:
+    D, N = h.shape[1], w_src.shape[0]
+    shapes = [(h.shape[0] if grads else 0, D), *[(N if grads else 0, *rest) for rest in ((D,), (), (D,), ())]]
+    return h.new_empty(()), *(h.new_empty(s) for s in shapes), h.new_empty(1 if grads else 0)
+
+
+@fake("link_loss_backward")
+def _fake_backward(grad: Tensor, *made: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in made)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*output[1:])
+    ctx.grads = inputs[7]
+
+
+def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 8
+    if not ctx.grads:
+        raise RuntimeError("gnnaccel::link_loss was called with grads=False: nothing to differentiate from")
+    made = torch.ops.gnnaccel.link_loss_backward(grad, *ctx.saved_tensors)
+    need = ctx.needs_input_grad
+    return *(g if n else None for g, n in zip(made, need, strict=False)), None, None
+
+
+autograd("link_loss", _backward, _setup)
+once_differentiable("link_loss_backward")
+
+
+def link_loss(
+    h: Tensor, w_src: Tensor, b_src: Tensor, w_dst: Tensor, w_out: Tensor, b_out: Tensor, *, events: int
+) -> Tensor:
+    """Binary cross-entropy of links against candidates: `mean softplus(-s(i, dst_i)) + mean softplus(s(i, cand_ic))`.
+
+    The score of two embeddings is `s(a, b) = w_out . relu(W_src a + b_src + W_dst b) + b_out` (the decoder of TGN and TGL).
+    Blocks of events go from embeddings to gradients in cache; neither scores nor hidden layers are stored.
+
+    Args:
+        h: Embeddings, `[B (2 + C), D]`, floating: sources, destinations, then C candidates of the first event, of the second
+            and so on. Half types are computed in float32.
+        w_src: `[N, D]`, dtype of `h`, as the others.
+        b_src: `[N]`.
+        w_dst: `[N, D]`.
+        w_out: `[N]`.
+        b_out: `[1]`.
+        events: B, at least 1; C, at least 1, follows from it.
+
+    Returns:
+        The loss, a scalar of the dtype of `h`.
+
+    Gradients: all tensors; once differentiable. They are made in the forward pass, unless autograd is off.
+
+    Determinism: bitwise reproducible, on CPU for any number of threads.
+
+    Raises:
+        TypeError: `h` is not floating, or a weight is of another dtype.
+        ValueError: Shapes do not fit.
+    """
+    if not h.dtype.is_floating_point:
+        raise TypeError(f"link_loss: h must be floating, got {h.dtype}")
+    if h.dim() != 2:
+        raise ValueError(f"link_loss: h must be [B (2 + C), D], got {list(h.shape)}")
+    if events < 1 or h.shape[0] % events or h.shape[0] // events < 3:
+        raise ValueError(
+            f"link_loss: events must divide the {h.shape[0]} rows of h into 2 + C parts, C >= 1, got {events}"
+        )
+    D, N = h.shape[1], w_src.shape[0]
+    weights = (w_src, b_src, w_dst, w_out, b_out)
+    shapes = ((N, D), (N,), (N, D), (N,), (1,))
+    for name, tensor, shape in zip(("w_src", "b_src", "w_dst", "w_out", "b_out"), weights, shapes, strict=True):
+        if tensor.dtype != h.dtype:
+            raise TypeError(f"link_loss: {name} must have the dtype of h ({h.dtype}), got {tensor.dtype}")
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"link_loss: {name} must be {list(shape)}, got {list(tensor.shape)}")
+    grads = torch.is_grad_enabled() and any(t.requires_grad for t in (h, *weights))
+    return torch.ops.gnnaccel.link_loss(h, *weights, events, grads)[0]
