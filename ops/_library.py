@@ -56,8 +56,28 @@ def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
-    """Register the autograd formula of op `name`."""
-    torch.library.register_autograd(f"gnnaccel::{name}", backward, setup_context=setup_context, lib=LIB)
+    """Register the autograd formula of op `name`, whose schema has positional arguments without defaults.
+
+    As `torch.library.register_autograd`, which looks through the schema anew on each call: longer than a small op takes.
+    """
+    op = getattr(torch.ops.gnnaccel, name).default
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op(*args)
+        setup_context(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(f"GeneratedBackwardFor_gnnaccel_{name}", (torch.autograd.Function,), methods)
+
+    def kernel(*args: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return op(*args)
+
+    LIB.impl(name, kernel, "Autograd")
 
 
 def once_differentiable(name: str) -> None:

@@ -232,6 +232,7 @@ def _fake_backward(
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     mail, dt, memory, time_w, time_b, w_ih, w_hh, _, _, rows, gru, save = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)  # no zeros for `saved`
     ctx.save_for_backward(output[1], mail, dt, memory, time_w, time_b, w_ih, w_hh, rows)
     ctx.gru, ctx.save = gru, save
 
