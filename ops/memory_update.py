@@ -237,7 +237,9 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.gru, ctx.save = gru, save
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 12
     if not ctx.save:
         raise RuntimeError("gnnaccel::memory_update was called with save=False: nothing to differentiate from")
     need = ctx.needs_input_grad
@@ -252,6 +254,45 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
 
 autograd("memory_update", _backward, _setup)
 once_differentiable("memory_update_backward")
+
+
+def check_cell(
+    op: str,
+    cell: str,
+    mail: Tensor,
+    memory: Tensor,
+    time_w: Tensor,
+    time_b: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+) -> None:
+    """Raise unless the tables have as many rows as each other and the weights are a `cell`'s for them."""
+    if cell not in ("gru", "rnn"):
+        raise ValueError(f"{op}: cell must be 'gru' or 'rnn', got {cell!r}")
+    if not memory.dtype.is_floating_point:
+        raise TypeError(f"{op}: memory must be floating, got {memory.dtype}")
+    for name, tensor in (("mail", mail), ("memory", memory)):
+        if tensor.dim() != 2:
+            raise ValueError(f"{op}: {name} must have two dimensions, got {list(tensor.shape)}")
+    if time_w.dim() != 1:
+        raise ValueError(f"{op}: time_w must have one dimension, got {list(time_w.shape)}")
+    (N, D), Dm, T = memory.shape, mail.shape[1], time_w.shape[0]
+    G = (3 if cell == "gru" else 1) * D
+    for name, tensor, shape in (
+        ("mail", mail, (N, Dm)),
+        ("time_w", time_w, (T,)),
+        ("time_b", time_b, (T,)),
+        ("w_ih", w_ih, (G, Dm + T)),
+        ("w_hh", w_hh, (G, D)),
+        ("b_ih", b_ih, (G,)),
+        ("b_hh", b_hh, (G,)),
+    ):
+        if tensor.dtype != memory.dtype:
+            raise TypeError(f"{op}: {name} must have the dtype of memory ({memory.dtype}), got {tensor.dtype}")
+        if tensor.shape != shape:
+            raise ValueError(f"{op}: {name} must be {list(shape)}, got {list(tensor.shape)}")
 
 
 def memory_update(
@@ -302,45 +343,23 @@ def memory_update(
         TypeError: An argument has an unsupported dtype, or not the dtype of `memory`.
         ValueError: Shapes do not fit, `cell` is unknown, `dt` requires grad, or (CPU) a row is out of range.
     """
-    if cell not in ("gru", "rnn"):
-        raise ValueError(f"memory_update: cell must be 'gru' or 'rnn', got {cell!r}")
-    if not memory.dtype.is_floating_point:
-        raise TypeError(f"memory_update: memory must be floating, got {memory.dtype}")
+    weights = (time_w, time_b, w_ih, w_hh, b_ih, b_hh)
+    check_cell("memory_update", cell, mail, memory, *weights)
     if dt.dtype not in (torch.int64, torch.float64, torch.float32):
         raise TypeError(f"memory_update: dt must be int64, float64 or float32, got {dt.dtype}")
     if dt.requires_grad:
         raise ValueError("memory_update: dt must not require grad (it is data), got a tensor that does; detach it")
-    if rows is not None and rows.dtype not in (torch.int64, torch.int32):
+    if dt.dim() != 1:
+        raise ValueError(f"memory_update: dt must have one dimension, got {list(dt.shape)}")
+    if rows is None:
+        if memory.shape[0] != dt.shape[0]:
+            raise ValueError(
+                f"memory_update: memory must have one row for each dt ({dt.shape[0]}) when rows is None, got {memory.shape[0]}"
+            )
+    elif rows.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"memory_update: rows must be int64 or int32, got {rows.dtype}")
-    for name, tensor in (("dt", dt), ("time_w", time_w), ("rows", rows)):
-        if tensor is not None and tensor.dim() != 1:
-            raise ValueError(f"memory_update: {name} must have one dimension, got {list(tensor.shape)}")
-    for name, tensor in (("mail", mail), ("memory", memory)):
-        if tensor.dim() != 2:
-            raise ValueError(f"memory_update: {name} must have two dimensions, got {list(tensor.shape)}")
-    U, T, (N, D) = dt.shape[0], time_w.shape[0], memory.shape
-    if rows is None and N != U:
-        raise ValueError(f"memory_update: memory must have one row for each dt ({U}) when rows is None, got {N}")
-    if rows is not None and rows.shape[0] != U:
-        raise ValueError(f"memory_update: rows must be [{U}] like dt, got {list(rows.shape)}")
-    G, Dm = 3 if cell == "gru" else 1, mail.shape[1]
-    shapes = {
-        "mail": (mail, (N, Dm)),
-        "time_b": (time_b, (T,)),
-        "w_ih": (w_ih, (G * D, Dm + T)),
-        "w_hh": (w_hh, (G * D, D)),
-        "b_ih": (b_ih, (G * D,)),
-        "b_hh": (b_hh, (G * D,)),
-        "time_w": (time_w, (T,)),
-    }
-    for name, (tensor, shape) in shapes.items():
-        if tensor.dtype != memory.dtype:
-            raise TypeError(f"memory_update: {name} must have the dtype of memory ({memory.dtype}), got {tensor.dtype}")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"memory_update: {name} must be {list(shape)}, got {list(tensor.shape)}")
-    leaves = (mail, memory, time_w, time_b, w_ih, w_hh, b_ih, b_hh)
-    save = torch.is_grad_enabled() and any(t.requires_grad for t in leaves)
-    out, _ = torch.ops.gnnaccel.memory_update(
-        mail, dt, memory, time_w, time_b, w_ih, w_hh, b_ih, b_hh, rows, cell == "gru", save
-    )
+    elif rows.shape != dt.shape:
+        raise ValueError(f"memory_update: rows must be {list(dt.shape)} like dt, got {list(rows.shape)}")
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (mail, memory, *weights))
+    out, _ = torch.ops.gnnaccel.memory_update(mail, dt, memory, *weights, rows, cell == "gru", save)
     return out

@@ -176,12 +176,14 @@ struct MemoryInputs {
   const S* mail;  // [N, Dm], row stride ld_mail
   const S* memory;
   int64_t ld_mail, ld_memory;
-  const int64_t* rows;       // [U] or null: row u
+  const int64_t* rows;       // of the tables, [U], or null: row u
+  const int64_t* places;     // of the result and its gradient, [U], or null: row u
   const double *dt, *w, *b;  // w and b as time_encode_rows wants them
   int64_t Dm, T, D;
   bool gru;
 
   int64_t row(int64_t u) const { return rows ? rows[u] : u; }
+  int64_t place(int64_t u) const { return places ? places[u] : u; }
   int64_t gates() const { return gru ? 3 : 1; }
   int64_t saved_width() const { return gru ? 4 * D : D; }
   void load_x(int64_t u, A* x) const {
@@ -216,8 +218,10 @@ void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, con
   // rows nobody asked to save all go to one place
   A* s = saved ? saved + begin * lds : gh + kRowTile * ldg;
   cell_rows(in.gru, n, gi, gh, ldg, h, ldh, o, ldh, s, saved ? lds : 0, D);
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j < D; ++j) out[(begin + i) * D + j] = static_cast<S>(o[i * ldh + j]);
+  for (int64_t i = 0; i < n; ++i) {
+    S* to = out + in.place(begin + i) * D;
+    for (int64_t j = 0; j < D; ++j) to[j] = static_cast<S>(o[i * ldh + j]);
+  }
 }
 
 // What backward wants, and where it goes. Null: not wanted.
@@ -256,7 +260,8 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
   for (int64_t i = 0; i < n; ++i) {
     in.load_h(begin + i, h + i * ldh);
     if (want.weights) in.load_x(begin + i, block.x.row(at + i));
-    for (int64_t j = 0; j < D; ++j) g[i * ldh + j] = static_cast<A>(grad[(begin + i) * D + j]);
+    const S* from = grad + in.place(begin + i) * D;
+    for (int64_t j = 0; j < D; ++j) g[i * ldh + j] = static_cast<A>(from[j]);
   }
   cell_grad_rows(in.gru, n, g, ldh, saved + begin * width, width, h, ldh, d, ldd, dh, ldh, D);
   double* sums = block.sums.data() + at / kGradTile * (width + 2 * T);

@@ -72,13 +72,8 @@ class TGN(nn.Module):
         self.mailbox.reset()
 
     def read(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        """Memory `[U, dim_memory]` of distinct `nodes` with their pending mail applied, and the time of its last update."""
-        memory, last_update = self.memory.rows(nodes)
-        pending = self.mailbox.has_mail[nodes].nonzero().squeeze(1)
-        ids = nodes[pending]
-        mail_time = self.mailbox.mail_time[ids]
-        updated = self.updater(self.mailbox.mail, mail_time - last_update[pending], self.memory.memory, rows=ids)
-        return memory.index_copy(0, pending, updated), last_update.index_copy(0, pending, mail_time)
+        """Memory `[U, dim_memory]` of `nodes` with their pending mail applied, and the time of its last update."""
+        return self.updater.read(self.memory, self.mailbox, nodes)
 
     def embed(self, batch: TemporalBatch, edge_feat: Tensor | None = None) -> tuple[Tensor, MemoryRows]:
         """Embeddings `[R, dim_embed]` of the roots, and the memory rows to pass to `commit`.

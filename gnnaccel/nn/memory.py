@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gnnaccel.nn.time import TimeEncoder
 from gnnaccel.ops import memory_update
+from gnnaccel.ops._memory_read import memory_read
 
 
 def _check(owner: str, name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -207,6 +208,18 @@ class MemoryUpdater(nn.Module):
     def forward(self, mail_table: Tensor, dt: Tensor, memory_table: Tensor, rows: Tensor | None = None) -> Tensor:
         time, weights = self.time_encoder, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return memory_update(mail_table, dt, memory_table, time.w, time.b, *weights, cell=self.cell, rows=rows)
+
+    def read(self, memory: NodeMemory, mailbox: Mailbox, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory `[U, dim_memory]` of `nodes [U]` with their pending mail applied, and the time of its last update `[U]`.
+
+        The mailbox must have one slot. Neither it nor the memory is changed; change them after `backward`, which reads both
+        again.
+        """
+        if mailbox.slots != 1:
+            raise ValueError(f"MemoryUpdater.read: mailbox must have 1 slot, got {mailbox.slots}")
+        time, weights = self.time_encoder, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        state = (mailbox.mail, mailbox.mail_time, mailbox.has_mail, memory.memory, memory.last_update)
+        return memory_read(*state, nodes, time.w, time.b, *weights, cell=self.cell)
 
     def extra_repr(self) -> str:
         return f"cell={self.cell}"

@@ -155,6 +155,19 @@ def test_updater_learns_every_parameter():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in updater.parameters())
 
 
+def test_updater_reads_pending_mail():
+    memory, box, updater = NodeMemory(4, 2), Mailbox(4, 5), MemoryUpdater(5, 3, 2)
+    memory.reset(start_time=7)
+    memory.update(torch.tensor([1, 2]), torch.rand(2, 2), torch.tensor([9, 10]))
+    box.store(torch.tensor([2]), torch.rand(1, 5), torch.tensor([15]))
+    rows, times = updater.read(memory, box, torch.tensor([2, 1, 0]))
+    assert torch.equal(rows[0], updater(box.mail[2:3], torch.tensor([5]), memory.memory[2:3])[0])
+    assert torch.equal(rows[1:], memory.memory[[1, 0]])
+    assert times.tolist() == [15, 9, 7]
+    with pytest.raises(ValueError, match=r"MemoryUpdater.read: mailbox must have 1 slot, got 2"):
+        updater.read(memory, Mailbox(4, 5, slots=2), torch.tensor([0]))
+
+
 def test_updater_starts_in_the_range_of_torchs_cell():
     updater = MemoryUpdater(30, 20, 25)
     for name, p in updater.named_parameters():
