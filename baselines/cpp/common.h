@@ -78,16 +78,21 @@ void parallel_chunks(int64_t n, int64_t chunk, const F& f) {
   });
 }
 
-// Calls f(T{}) with the C++ type of a floating dtype; accumulate in acc_t<T>.
-template <class F>
-void dispatch_floating(ScalarType dtype, const char* what, const F& f) {
+// Calls f(T{}) with the C++ type of a floating dtype, the half types as named; accumulate in acc_t<T>.
+template <class H, class B, class F>
+void dispatch_floating_as(ScalarType dtype, const char* what, const F& f) {
   switch (dtype) {
     case ScalarType::Float: return f(float{});
     case ScalarType::Double: return f(double{});
-    case ScalarType::Half: return f(Half{});
-    case ScalarType::BFloat16: return f(BFloat16{});
+    case ScalarType::Half: return f(H{});
+    case ScalarType::BFloat16: return f(B{});
     default: throw std::runtime_error(std::string(what) + ": expected a floating dtype");
   }
+}
+
+template <class F>
+void dispatch_floating(ScalarType dtype, const char* what, const F& f) {
+  dispatch_floating_as<Half, BFloat16>(dtype, what, f);
 }
 
 // Calls f(T{}) for the dtypes that times and time differences may have.

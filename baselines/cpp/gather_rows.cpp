@@ -14,13 +14,7 @@ constexpr int64_t kZero = 512;   // rows a task that zeroes them
 
 template <class F>
 void dispatch_rows(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::Half: return f(HalfBits{});
-    case ScalarType::BFloat16: return f(BFloat16Bits{});
-    default: throw std::runtime_error("gather_rows: expected a floating dtype");
-  }
+  dispatch_floating_as<HalfBits, BFloat16Bits>(dtype, "gather_rows", f);
 }
 
 [[noreturn]] void refuse(int64_t id, int64_t num_rows) {

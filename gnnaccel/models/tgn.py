@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gnnaccel.graph.batch import TemporalBatch
 from gnnaccel.nn import Linear, LinkDecoder, Mailbox, MemoryUpdater, NodeMemory, TemporalAttention
-from gnnaccel.ops import gather_rows, latest_per_node
+from gnnaccel.ops import gather_rows
+from gnnaccel.ops._commit_events import commit_events
 
 
 class MemoryRows(NamedTuple):
@@ -113,12 +114,18 @@ class TGN(nn.Module):
             event_ids: Event ids `[B]`; root `i` and root `B + i` are the ends of event `i`.
             edge_feat: As in `embed`.
         """
-        B = len(event_ids)
-        ends, row = batch.roots[: 2 * B], batch.root_row[: 2 * B]
-        nodes, last = latest_per_node(ends, batch.times[: 2 * B], event_ids.repeat(2))
-        own, other = row[last], row[(last + B) % (2 * B)]
-        self.memory.update(nodes, rows.memory[own], rows.last_update[own])
-        mail = [rows.memory[own], rows.memory[other]]
-        if edge_feat is not None:
-            mail.append(gather_rows(edge_feat, event_ids[last % B], dtype=rows.memory.dtype))
-        self.mailbox.store(nodes, torch.cat(mail, dim=1), batch.times[last])
+        ends = slice(0, 2 * len(event_ids))
+        commit_events(
+            self.memory.memory,
+            self.memory.last_update,
+            self.mailbox.mail,
+            self.mailbox.mail_time,
+            self.mailbox.has_mail,
+            ends=batch.roots[ends],
+            times=batch.times[ends],
+            row=batch.root_row[ends],
+            rows_memory=rows.memory,
+            rows_time=rows.last_update,
+            event_ids=event_ids,
+            edge_feat=edge_feat,
+        )
