@@ -21,6 +21,7 @@ from gnnaccel.data.events import TemporalEvents
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gnnaccel.train.config import Config, validate
 from gnnaccel.train.link import LinkTask
+from gnnaccel.train.optimizer import FlatAdam
 
 
 class TrainingError(RuntimeError):
@@ -48,13 +49,11 @@ class StageTimer:
         self.seconds[stage] += time.perf_counter() - start
 
 
-def make_optimizer(task: LinkTask) -> torch.optim.Optimizer:
-    return torch.optim.Adam(task.model.parameters(), lr=task.config.train.learning_rate, fused=True)
+def make_optimizer(task: LinkTask) -> FlatAdam:
+    return FlatAdam(task.model.parameters(), lr=task.config.train.learning_rate)
 
 
-def train_step(
-    task: LinkTask, optimizer: torch.optim.Optimizer, events: slice, epoch: int, index: int, timer: StageTimer
-) -> Tensor:
+def train_step(task: LinkTask, optimizer: FlatAdam, events: slice, epoch: int, index: int, timer: StageTimer) -> Tensor:
     """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
     with timer("sample"):
         step = task.sample(events, task.training_negatives(events, epoch + 1), epoch=epoch, batch=index)
