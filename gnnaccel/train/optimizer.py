@@ -1,4 +1,4 @@
-"""Adam over one vector."""
+"""Adam without its bookkeeping."""
 
 from __future__ import annotations
 
@@ -9,59 +9,60 @@ import torch
 from torch import Tensor, nn
 
 
-class FlatAdam:
-    """`torch.optim.Adam` (fused) whose parameters are views of one vector: one kernel a step, however many there are.
+class FusedAdam(torch.optim.Adam):
+    """`torch.optim.Adam(fused=True)`: the same bits, the same state, half the time a step for a model of small matrices.
 
-    A model of twenty small matrices otherwise spends more time on finding its parameters than on updating them. The update is
-    that of `torch.optim.Adam`, but that a parameter without a gradient counts as one whose gradient is zero.
+    `torch.optim.Adam` sorts its parameters by device, dtype and state anew at every step. Here that happens when something has
+    changed: at the first step, after `load_state_dict`, and while a parameter has no gradient. One group of parameters.
 
     Args:
-        parameters: Parameters of one floating dtype on one device. Each keeps its values, which move to the vector: assign in
-            place from now on (`load_state_dict` does).
+        params: Parameters of one floating dtype on one device.
         lr: Learning rate.
-
-    Raises:
-        ValueError: No parameter, or more than one dtype or device.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float) -> None:
-        self.parameters = [p for p in parameters if p.requires_grad]
-        kinds = {(p.dtype, p.device) for p in self.parameters}
-        if len(kinds) != 1:
-            raise ValueError(
-                f"FlatAdam: parameters must be at least one, of one dtype and device, got {sorted(map(str, kinds))}"
-            )
-        flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        self.flat = nn.Parameter(flat)
-        self.flat.grad = torch.zeros_like(flat)
-        self.places = flat.split([p.numel() for p in self.parameters])
-        for p, place in zip(self.parameters, self.places, strict=True):
-            p.data = place.view(p.shape)
-        self.adam = torch.optim.Adam([self.flat], lr=lr, fused=True)
+    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
+        super().__init__(list(params), lr=lr, fused=True)
+        self._state: list[list[Tensor]] | None = None
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        return self.adam.param_groups
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._state = None
 
-    def zero_grad(self) -> None:
-        for p in self.parameters:
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            return super().zero_grad(set_to_none)
+        for p in self.param_groups[0]["params"]:
             p.grad = None
 
     @torch.no_grad()
-    def step(self) -> None:
-        grads: list[Tensor] = []
-        for p, place in zip(self.parameters, self.places, strict=True):
-            if p.data_ptr() != place.data_ptr():
-                raise RuntimeError(
-                    "FlatAdam: a parameter was replaced; make a new optimizer after moving or casting a model"
-                )
-            grads.append(torch.zeros_like(place) if p.grad is None else p.grad.reshape(-1))
-        assert self.flat.grad is not None
-        torch.cat(grads, out=self.flat.grad)
-        self.adam.step()
+    def step(self, closure: None = None) -> None:
+        assert closure is None
+        (group,) = self.param_groups
+        params = group["params"]
+        grads = [p.grad for p in params]
+        if self._state is None or any(g is None for g in grads):
+            super().step()
+            whole = all(len(self.state[p]) for p in params)
+            names = ("exp_avg", "exp_avg_sq", "step")
+            self._state = [[self.state[p][name] for p in params] for name in names] if whole else None
+            return
+        exp_avg, exp_avg_sq, steps = self._state
+        torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]
+        torch._fused_adam_(  # pyright: ignore[reportPrivateImportUsage]
+            params,
+            grads,
+            exp_avg,
+            exp_avg_sq,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
-    def state_dict(self) -> dict[str, Any]:
-        return self.adam.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.adam.load_state_dict(state)
+    # torch wraps the step of each optimizer for its profiler, unless told that it has been done
+    step.hooked = True  # type: ignore[attr-defined]

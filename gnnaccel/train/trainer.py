@@ -21,7 +21,7 @@ from gnnaccel.data.events import TemporalEvents
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gnnaccel.train.config import Config, validate
 from gnnaccel.train.link import LinkTask
-from gnnaccel.train.optimizer import FlatAdam
+from gnnaccel.train.optimizer import FusedAdam
 
 
 class TrainingError(RuntimeError):
@@ -49,11 +49,13 @@ class StageTimer:
         self.seconds[stage] += time.perf_counter() - start
 
 
-def make_optimizer(task: LinkTask) -> FlatAdam:
-    return FlatAdam(task.model.parameters(), lr=task.config.train.learning_rate)
+def make_optimizer(task: LinkTask) -> FusedAdam:
+    return FusedAdam(task.model.parameters(), lr=task.config.train.learning_rate)
 
 
-def train_step(task: LinkTask, optimizer: FlatAdam, events: slice, epoch: int, index: int, timer: StageTimer) -> Tensor:
+def train_step(
+    task: LinkTask, optimizer: FusedAdam, events: slice, epoch: int, index: int, timer: StageTimer
+) -> Tensor:
     """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
     with timer("sample"):
         step = task.sample(events, task.training_negatives(events, epoch + 1), epoch=epoch, batch=index)
