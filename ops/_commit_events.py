@@ -136,6 +136,9 @@ def commit_events(
             raise TypeError(
                 f"commit_events: {name} must be {' or '.join(map(str, wanted))}, got {shapes[name][0].dtype}"
             )
+    if not torch.compiler.is_compiling():
+        # an op made by Library.define does not tell autograd what it writes: a backward pass that still needs it would not know
+        torch.autograd.graph.increment_version((memory, last_update, mail, mail_time, has_mail))
     torch.ops.gnnaccel.commit_events(
         memory,
         last_update,

@@ -103,6 +103,15 @@ def test_by_hand():
     assert args["has_mail"].tolist() == [True, True, True, False]
 
 
+def test_autograd_knows_that_the_tables_changed():
+    args = tables()
+    w = torch.ones(6, 2, dtype=F64, device=DEVICE, requires_grad=True)
+    loss = (w * args["memory"]).sum()
+    commit_events(**args)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @pytest.mark.skipif(DEVICE != "cpu", reason="CUDA does not check ids")
 @pytest.mark.parametrize(
     ("name", "value", "message"),
