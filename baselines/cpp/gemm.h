@@ -39,7 +39,7 @@ struct Epilogue {
 // vector.
 template <class T>
 using TileFn = void (*)(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, int64_t ldb, T* C, int64_t ldc,
-                        int64_t columns, Epilogue<T> e);
+                        int64_t columns, const Epilogue<T>& e);
 
 constexpr int kMaxRows = 8, kMaxVectors = 3;
 
@@ -53,7 +53,7 @@ struct TileSet {
 // 16-byte vectors: SSE2, NEON, or whatever the compiler makes of them.
 template <class T, int M, int V>
 void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, int64_t ldb, T* C, int64_t ldc,
-                   int64_t columns, Epilogue<T> e) {
+                   int64_t columns, const Epilogue<T>& e) {
   typedef T Vec __attribute__((vector_size(16)));
   constexpr int L = 16 / sizeof(T);
   const size_t bytes = static_cast<size_t>(columns) * sizeof(T);
@@ -81,7 +81,7 @@ void tile_portable(int64_t K, const T* A, int64_t si, int64_t sk, const T* B, in
 template <int M, int V>
 __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
                                                     int64_t ldb, float* C, int64_t ldc, int64_t columns,
-                                                    Epilogue<float> e) {
+                                                    const Epilogue<float>& e) {
   const auto last = static_cast<__mmask16>(0xFFFFu >> (16 * V - columns));
   __m512 acc[M][V];
   GNNACCEL_UNROLL for (int i = 0; i < M; ++i) GNNACCEL_UNROLL for (int v = 0; v < V; ++v) {
@@ -107,7 +107,7 @@ __attribute__((target("avx512f"))) void tile_avx512(int64_t K, const float* A, i
 template <int M, int V>
 __attribute__((target("avx2,fma"))) void tile_avx2(int64_t K, const float* A, int64_t si, int64_t sk, const float* B,
                                                    int64_t ldb, float* C, int64_t ldc, int64_t columns,
-                                                   Epilogue<float> e) {
+                                                   const Epilogue<float>& e) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), all = _mm256_set1_epi32(-1);
   const __m256i last = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(columns) - 8 * (V - 1)), lane);
   __m256 acc[M][V];
@@ -241,6 +241,8 @@ class Panels {
  public:
   Panels(int64_t K, int64_t N)
       : K_(K), N_(N), nr_(tile_set<T>().nr), count_(panels_of(N, nr_)), data_(count_ * K * nr_) {}
+  int64_t K() const { return K_; }
+  int64_t N() const { return N_; }
   int64_t count() const { return count_; }
   int64_t nr() const { return nr_; }
   T* panel(int64_t p) { return data_.get() + p * K_ * nr_; }
