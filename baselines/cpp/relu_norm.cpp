@@ -38,8 +38,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_norm_cpu(const Tensor& x_in, const Tenso
   const int64_t R = x.size(0), D = x.size(1);
   const ScalarType dtype = x.scalar_type();
   Tensor y = empty({R, D}, dtype), mean = empty({R}, acc_dtype(dtype)), rstd = empty({R}, acc_dtype(dtype));
-  const NormDropout dropout(rate, seed);
-  const PhiloxFn draw = philox_rows();
+  const NormDropout dropout(rate, seed, D);
   dispatch_floating(dtype, "relu_norm", [&](auto tag) {
     using S = decltype(tag);
     using A = acc_t<S>;
@@ -48,8 +47,10 @@ std::tuple<Tensor, Tensor, Tensor> relu_norm_cpu(const Tensor& x_in, const Tenso
       NormScratch<A> m(D);
       for (int64_t r = begin; r < end; r += kNormGroup) {
         const int64_t rows = std::min(kNormGroup, end - r);
+        int64_t numbers[kNormGroup];
+        std::iota(numbers, numbers + rows, r);
         move_rows(ptr<S>(x) + r * D, rows, D, D, m.h, m.width);
-        relu_norm_rows(w.data(), b.data(), dropout, r, rows, D, eps, draw, m, ptr<A>(mean) + r, ptr<A>(rstd) + r);
+        relu_norm_rows(w.data(), b.data(), dropout, numbers, rows, D, eps, m, ptr<A>(mean) + r, ptr<A>(rstd) + r);
         move_rows(m.n, rows, D, m.width, ptr<S>(y) + r * D, D);
       }
     });
@@ -65,8 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> relu_norm_backward_cpu(const Tensor& grad_in,
   const int64_t R = x.size(0), D = x.size(1), chunks = (R + kNormRows - 1) / kNormRows;
   const ScalarType dtype = x.scalar_type();
   Tensor dx = empty({R, D}, dtype), dw = empty({D}, dtype), db = empty({D}, dtype);
-  const NormDropout dropout(rate, seed);
-  const PhiloxFn draw = philox_rows();
+  const NormDropout dropout(rate, seed, D);
   dispatch_floating(dtype, "relu_norm", [&](auto tag) {
     using S = decltype(tag);
     using A = acc_t<S>;
@@ -78,9 +78,11 @@ std::tuple<Tensor, Tensor, Tensor> relu_norm_backward_cpu(const Tensor& grad_in,
       A* sums = partial.data() + begin / kNormRows * 2 * W;
       for (int64_t r = begin; r < end; r += kNormGroup) {
         const int64_t rows = std::min(kNormGroup, end - r);
+        int64_t numbers[kNormGroup];
+        std::iota(numbers, numbers + rows, r);
         move_rows(ptr<S>(x) + r * D, rows, D, D, m.h, W);
         move_rows(ptr<S>(grad) + r * D, rows, D, D, m.g, W);
-        relu_norm_rows_backward(w.data(), ptr<A>(mean) + r, ptr<A>(rstd) + r, dropout, r, rows, D, draw, m, sums,
+        relu_norm_rows_backward(w.data(), ptr<A>(mean) + r, ptr<A>(rstd) + r, dropout, numbers, rows, D, m, sums,
                                 sums + W);
         move_rows(m.g, rows, D, W, ptr<S>(dx) + r * D, D);
       }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
+#include <numeric>
 
 #include "philox.h"
 #include "simd.h"
@@ -16,15 +17,19 @@ constexpr uint32_t kReluNormStream = 0xEE6F726Du;  // a word that no other op's 
 
 struct NormDropout {
   bool active;
-  PhiloxKey key;
+  PhiloxCounters counters;
   uint32_t threshold;  // of 2^32: words below it are dropped
   double scale;
+  PhiloxFn draw = philox_rows();
 
-  NormDropout(double rate, int64_t seed)
+  NormDropout(double rate, int64_t seed, int64_t D)
       : active(rate > 0),
-        key{static_cast<uint32_t>(seed), static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32), kReluNormStream},
+        counters(seed, (D + 3) / 4),
         threshold(static_cast<uint32_t>(rate * 16777216.0) << 8),
-        scale(1.0 / (1.0 - rate)) {}
+        scale(1.0 / (1.0 - rate)) {
+    counters.stream = kReluNormStream, counters.high_third = true;
+    std::iota(counters.second.begin(), counters.second.end(), 0u);
+  }
 };
 
 // Rows go through each pass in groups: the sums of one row are long chains, and those of several rows overlap.
@@ -106,12 +111,12 @@ GNNACCEL_INLINE void rectify(const NormDropout& dropout, const uint32_t* words, 
   });
 }
 
-// `rows` rows (at most kNormGroup) from number `first`, in m.h; y goes to m.n. w and b are padded.
+// `rows` rows (at most kNormGroup) with these numbers, in m.h; y goes to m.n. w and b are padded.
 template <class A>
-GNNACCEL_INLINE void normalise(const A* w, const A* b, const NormDropout& dropout, int64_t first, int64_t rows,
-                               int64_t D, double eps, PhiloxFn draw, NormScratch<A>& m, A* mean, A* rstd) {
+GNNACCEL_INLINE void normalise(const A* w, const A* b, const NormDropout& dropout, const int64_t* numbers, int64_t rows,
+                               int64_t D, double eps, NormScratch<A>& m, A* mean, A* rstd) {
   const int64_t W = m.width;
-  if (dropout.active) draw(dropout.key, first, rows, D, W, m.words);
+  if (dropout.active) dropout.draw(dropout.counters, numbers, rows, D, W, m.words);
   for (int64_t i = 0; i < rows; ++i) {
     rectify(dropout, m.words + i * W, D, m.h + i * W);
     mean[i] = mean_of<A>(m.h + i * W, nullptr, D);
@@ -133,12 +138,12 @@ GNNACCEL_INLINE void normalise(const A* w, const A* b, const NormDropout& dropou
 // x in m.h, the gradient of y in m.g; the gradient of x goes to m.g. Adds to dw and db, padded.
 template <class A>
 GNNACCEL_INLINE void normalise_backward(const A* w, const A* mean, const A* rstd, const NormDropout& dropout,
-                                        int64_t first, int64_t rows, int64_t D, PhiloxFn draw, NormScratch<A>& m, A* dw,
+                                        const int64_t* numbers, int64_t rows, int64_t D, NormScratch<A>& m, A* dw,
                                         A* db) {
   const int64_t W = m.width;
   const A keep = dropout.active ? static_cast<A>(dropout.scale) : A{1};
   A g_mean[kNormGroup], gn_mean[kNormGroup];
-  if (dropout.active) draw(dropout.key, first, rows, D, W, m.words);
+  if (dropout.active) dropout.draw(dropout.counters, numbers, rows, D, W, m.words);
   for (int64_t i = 0; i < rows; ++i) {
     const A mu = mean[i], r = rstd[i];
     A *h = m.h + i * W, *n = m.n + i * W, *g = m.g + i * W;
@@ -165,20 +170,20 @@ GNNACCEL_INLINE void normalise_backward(const A* w, const A* mean, const A* rstd
   }
 }
 
-#define GNNACCEL_RELU_NORM(A)                                                                                       \
-  GNNACCEL_CLONES inline void relu_norm_rows(const A* w, const A* b, const NormDropout& dropout, int64_t first,     \
-                                             int64_t rows, int64_t D, double eps, PhiloxFn draw, NormScratch<A>& m, \
-                                             A* mean, A* rstd) {                                                    \
-    normalise<A>(w, b, dropout, first, rows, D, eps, draw, m, mean, rstd);                                          \
-  }                                                                                                                 \
-  GNNACCEL_CLONES inline void relu_norm_rows_backward(const A* w, const A* mean, const A* rstd,                     \
-                                                      const NormDropout& dropout, int64_t first, int64_t rows,      \
-                                                      int64_t D, PhiloxFn draw, NormScratch<A>& m, A* dw, A* db) {  \
-    normalise_backward<A>(w, mean, rstd, dropout, first, rows, D, draw, m, dw, db);                                 \
-  }                                                                                                                 \
-  GNNACCEL_CLONES inline void copy_rows(const A* from, int64_t rows, int64_t D, int64_t from_stride, A* to,         \
-                                        int64_t to_stride) {                                                        \
-    for (int64_t i = 0; i < rows; ++i) copy_row(from + i * from_stride, D, to + i * to_stride);                     \
+#define GNNACCEL_RELU_NORM(A)                                                                                     \
+  GNNACCEL_CLONES inline void relu_norm_rows(const A* w, const A* b, const NormDropout& dropout,                  \
+                                             const int64_t* numbers, int64_t rows, int64_t D, double eps,         \
+                                             NormScratch<A>& m, A* mean, A* rstd) {                               \
+    normalise<A>(w, b, dropout, numbers, rows, D, eps, m, mean, rstd);                                            \
+  }                                                                                                               \
+  GNNACCEL_CLONES inline void relu_norm_rows_backward(const A* w, const A* mean, const A* rstd,                   \
+                                                      const NormDropout& dropout, const int64_t* numbers,         \
+                                                      int64_t rows, int64_t D, NormScratch<A>& m, A* dw, A* db) { \
+    normalise_backward<A>(w, mean, rstd, dropout, numbers, rows, D, m, dw, db);                                   \
+  }                                                                                                               \
+  GNNACCEL_CLONES inline void copy_rows(const A* from, int64_t rows, int64_t D, int64_t from_stride, A* to,       \
+                                        int64_t to_stride) {                                                      \
+    for (int64_t i = 0; i < rows; ++i) copy_row(from + i * from_stride, D, to + i * to_stride);                   \
   }
 GNNACCEL_RELU_NORM(float)
 GNNACCEL_RELU_NORM(double)
