@@ -211,6 +211,8 @@ def check_block(
     op: str,
     query: str,
     q: Tensor,
+    R: int,
+    roots: str,
     node_table: Tensor,
     edge_table: Tensor | None,
     nbr_row: Tensor,
@@ -222,7 +224,10 @@ def check_block(
     activation: str,
     dropout: float,
 ) -> int:
-    """Raise for what `op` cannot take; `q` `[R, H, .]` is its argument `query`. Returns the columns of a neighbour's row."""
+    """Raise for what `op` cannot take, whose argument `query` is `q` and whose R roots are those of its argument `roots`.
+
+    Returns the columns of a neighbour's row.
+    """
 
     def check(name: str, ok: bool, expected: str, given: Any, error: type[Exception] = ValueError) -> None:
         if not ok:
@@ -240,14 +245,13 @@ def check_block(
     check("count", count.dtype == torch.int32, "int32", count.dtype, TypeError)
     check("time_w", time_w.dtype.is_floating_point, "floating", time_w.dtype, TypeError)
     check("time_b", time_b.dtype == time_w.dtype, f"{time_w.dtype} like time_w", time_b.dtype, TypeError)
-    R = q.shape[0]
     check("node_table", node_table.dim() == 2, "[U, Dn]", list(node_table.shape))
-    check("nbr_row", nbr_row.dim() == 2 and nbr_row.shape[0] == R, f"[R, K] with R of {query}", list(nbr_row.shape))
+    check("nbr_row", nbr_row.dim() == 2 and nbr_row.shape[0] == R, f"[R, K] with R of {roots}", list(nbr_row.shape))
     check("time_w", time_w.dim() == 1, "[T]", list(time_w.shape))
     check("time_b", time_b.shape == time_w.shape, "[T] like time_w", list(time_b.shape))
     check("edge_row", edge_row.shape == nbr_row.shape, "[R, K] like nbr_row", list(edge_row.shape))
     check("dt", dt.shape == nbr_row.shape, "[R, K] like nbr_row", list(dt.shape))
-    check("count", count.dim() == 1 and count.shape[0] == R, f"[R] with R of {query}", list(count.shape))
+    check("count", count.dim() == 1 and count.shape[0] == R, f"[R] with R of {roots}", list(count.shape))
     check("dt", not dt.requires_grad, "without grad (it is data)", "a tensor that requires it; detach it")
     check("activation", activation in SLOPES, f"one of {sorted(SLOPES)}", repr(activation))
     check("dropout", 0.0 <= dropout < 1.0, "in [0, 1)", dropout)
@@ -318,7 +322,21 @@ def temporal_attention(
     if u.dim() != 3:
         raise ValueError(f"{name}: u must be [R, H, F], got {list(u.shape)}")
     F = check_block(
-        name, "u", u, node_table, edge_table, nbr_row, edge_row, dt, count, time_w, time_b, activation, dropout
+        name,
+        "u",
+        u,
+        u.shape[0],
+        "u",
+        node_table,
+        edge_table,
+        nbr_row,
+        edge_row,
+        dt,
+        count,
+        time_w,
+        time_b,
+        activation,
+        dropout,
     )
     if u.shape[2] != F:
         expected = f"[R, H, {F}] (columns of node_table, edge_table and time_w)"

@@ -24,13 +24,15 @@ std::tuple<Tensor, Tensor, Tensor> temporal_attention_cpu(const Tensor& u_in, co
     A* logit_out = ptr<A>(logit);
     torch::stable::parallel_for(0, in.nbrs.tasks(), 1, [&](int64_t first, int64_t last) {
       AttentionScratch<A> m(a);
+      std::vector<uint32_t> words(static_cast<size_t>(a.dropout.stride));
       for (int64_t r = in.nbrs.chunk[static_cast<size_t>(first)]; r < in.nbrs.chunk[static_cast<size_t>(last)]; ++r) {
         const int64_t n = in.nbrs.count[r];
         if (n > 0) {
-          in.gather(m, r, n);
+          in.gather(m, r, n, r + 1 < R ? r + 1 : -1);
+          a.dropout.words(&r, 1, words.data());
           for (int64_t h = 0; h < H; ++h) u_rows.get(r, h, m.q + h * a.width);
           c_rows.get_row(r, m.c);
-          attend_root(a, m, r, n);
+          attend_root(a, m, words.data(), n);
         } else {
           std::fill_n(m.z, H * a.width, A{0});
           std::fill_n(m.s, H, A{0});
@@ -77,6 +79,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
     std::vector<double> partial(static_cast<size_t>(in.nbrs.tasks() * 2 * T));
     torch::stable::parallel_for(0, in.nbrs.tasks(), 1, [&](int64_t first, int64_t last) {
       AttentionScratch<A> m(a);
+      std::vector<uint32_t> words(static_cast<size_t>(a.dropout.stride));
       for (int64_t task = first; task < last; ++task) {
         std::fill_n(m.grad_w, T, 0.0);
         std::fill_n(m.grad_b, T, 0.0);
@@ -84,14 +87,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
              ++r) {
           const int64_t n = in.nbrs.count[r];
           if (n > 0) {
-            in.gather(m, r, n);
+            in.gather(m, r, n, r + 1 < R ? r + 1 : -1);
+            a.dropout.words(&r, 1, words.data());
             for (int64_t h = 0; h < H; ++h) {
               u_rows.get(r, h, m.q + h * a.width);
               dz.get(r, h, m.dz + h * a.width);
               std::copy_n(logit_data + (r * H + h) * K, n, m.logit + h * a.slots);
             }
             ds.get_row(r, m.ds);
-            attend_root_backward(a, m, r, n);
+            attend_root_backward(a, m, words.data(), n);
             if (scatters)
               for (int64_t h = 0; h < H; ++h) {
                 std::copy_n(m.p + h * a.slots, n, weight.data() + (r * 2 * H + h) * K);

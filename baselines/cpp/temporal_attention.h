@@ -8,7 +8,7 @@
 #include <limits>
 #include <memory>
 
-#include "philox.cuh"
+#include "philox.h"
 #include "simd.h"
 
 namespace gnnaccel {
@@ -30,36 +30,36 @@ constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(A));
 
 // --- dropout ---
 
-// Philox4x32-10 (Salmon et al., SC 2011). Key = seed, counter = (root low, head, slot / 4, root high); slot % 4 is the
-// word.
+// Word k % 4 of counter (root low, head, k / 4, root high) drops slot k. A root has words [H, per_head].
 struct AttentionDropout {
-  uint32_t key0, key1, threshold;  // of 2^24
-  double keep_scale;
+  bool active;
+  int64_t per_head, width, stride;  // words of a head, of a root, and between roots; whole vectors may be read
+  PhiloxCounters counters;
+  uint32_t threshold;  // of 2^32: words below it are dropped
+  double keep;         // factor of what is kept
+  PhiloxFn draw = philox_rows();
 
-  GNNACCEL_INLINE bool active() const { return threshold > 0; }
-
-  GNNACCEL_INLINE void words(int64_t root, int64_t head, int64_t block, uint32_t* out) const {
-    uint32_t c0 = static_cast<uint32_t>(root), c1 = static_cast<uint32_t>(head), c2 = static_cast<uint32_t>(block),
-             c3 = static_cast<uint32_t>(static_cast<uint64_t>(root) >> 32);
-    philox4x32(c0, c1, c2, c3, key0, key1);
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
-  }
-
-  // mask[k] = 0 or 1 / (1 - rate)
-  template <class A>
-  GNNACCEL_INLINE void mask(int64_t root, int64_t head, int64_t n, A* out) const {
-    for (int64_t block = 0; block * 4 < n; ++block) {
-      uint32_t word[4];
-      words(root, head, block, word);
-      for (int64_t k = block * 4; k < std::min(n, block * 4 + 4); ++k)
-        out[k] = (word[k % 4] >> 8) >= threshold ? static_cast<A>(keep_scale) : A{0};
+  AttentionDropout(double rate, int64_t seed, int64_t H, int64_t K)
+      : active(rate > 0),
+        per_head(round_up(K, 4)),
+        width(H * per_head),
+        stride(round_up(width, kPhiloxBlock) + 16),
+        counters(seed, width / 4),
+        threshold(static_cast<uint32_t>(rate * 16777216.0) << 8),
+        keep(1.0 / (1.0 - rate)) {
+    for (int64_t g = 0; g < width / 4; ++g) {
+      counters.second[static_cast<size_t>(g)] = static_cast<uint32_t>(g / (per_head / 4));
+      counters.third[static_cast<size_t>(g)] = static_cast<uint32_t>(g % (per_head / 4));
     }
+  }
+  // words [n, stride] of n roots
+  void words(const int64_t* roots, int64_t n, uint32_t* to) const {
+    if (active) draw(counters, roots, n, width, stride, to);
   }
 };
 
-// --- dense products on the scratch
-// -------------------------------------------------------------------------------------------- x: rows of `width` (a
-// multiple of the lanes, 64-byte aligned, zero beyond F).
+// --- dense products on the scratch ---
+// x: rows of `width` (a multiple of the lanes, 64-byte aligned, zero beyond F).
 
 template <class A>
 GNNACCEL_INLINE A sum_lanes(const vec_t<A>& v) {
@@ -94,26 +94,37 @@ GNNACCEL_INLINE void dot_block(const A* x, const A* q, A* out, int64_t out_strid
     for (int j = 0; j < M; ++j) out[j * out_stride + i] = sum_lanes<A>(acc[i][j]);
 }
 
+// n rows in blocks of up to five: that many chains of sums keep the multipliers busy.
+template <int M, class A>
+GNNACCEL_INLINE void dot_heads(const A* x, const A* q, A* out, int64_t out_stride, int64_t n, int64_t width) {
+  while (n > 0) {
+    const int64_t rows = n <= 5 ? n : n < 10 ? (n + 1) / 2 : 5;
+    switch (rows) {
+      case 1: dot_block<1, M>(x, q, out, out_stride, width); break;
+      case 2: dot_block<2, M>(x, q, out, out_stride, width); break;
+      case 3: dot_block<3, M>(x, q, out, out_stride, width); break;
+      case 4: dot_block<4, M>(x, q, out, out_stride, width); break;
+      default: dot_block<5, M>(x, q, out, out_stride, width);
+    }
+    n -= rows, x += rows * width, out += rows;
+  }
+}
+
 // out[j, i] = x_i . q_j for n rows x and m rows q.
 template <class A>
 GNNACCEL_INLINE void dot_rows(const A* x, const A* q, A* out, int64_t out_stride, int64_t n, int64_t m, int64_t width) {
   int64_t j = 0;
-  for (; j + 2 <= m; j += 2) {
-    const A* qj = q + j * width;
-    A* o = out + j * out_stride;
-    int64_t i = 0;
-    for (; i + 4 <= n; i += 4) dot_block<4, 2>(x + i * width, qj, o + i, out_stride, width);
-    for (; i < n; ++i) dot_block<1, 2>(x + i * width, qj, o + i, out_stride, width);
-  }
-  for (; j < m; ++j)
-    for (int64_t i = 0; i < n; ++i)
-      dot_block<1, 1>(x + i * width, q + j * width, out + j * out_stride + i, out_stride, width);
+  for (; j + 2 <= m; j += 2) dot_heads<2>(x, q + j * width, out + j * out_stride, out_stride, n, width);
+  if (j < m) dot_heads<1>(x, q + j * width, out + j * out_stride, out_stride, n, width);
 }
 
 template <int M, int B, class A>
-GNNACCEL_INLINE void mix_block(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t width) {
+GNNACCEL_INLINE void mix_block(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t width, bool add) {
   using V = vec_t<A>;
   V acc[M][B] = {};
+  if (add)
+    for (int j = 0; j < M; ++j)
+      for (int b = 0; b < B; ++b) acc[j][b] = *reinterpret_cast<const V*>(out + j * width + b * kLanes<A>);
   for (int64_t i = 0; i < n; ++i)
     for (int b = 0; b < B; ++b) {
       const V row = *reinterpret_cast<const V*>(x + i * width + b * kLanes<A>);
@@ -124,40 +135,42 @@ GNNACCEL_INLINE void mix_block(const A* x, const A* p, A* out, int64_t p_stride,
 }
 
 template <int M, class A>
-GNNACCEL_INLINE void mix_heads(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t width) {
+GNNACCEL_INLINE void mix_heads(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t width, bool add) {
   int64_t f = 0;
-  for (; f + 4 * kLanes<A> <= width; f += 4 * kLanes<A>) mix_block<M, 4>(x + f, p, out + f, p_stride, n, width);
-  for (; f < width; f += kLanes<A>) mix_block<M, 1>(x + f, p, out + f, p_stride, n, width);
+  for (; f + 4 * kLanes<A> <= width; f += 4 * kLanes<A>) mix_block<M, 4>(x + f, p, out + f, p_stride, n, width, add);
+  for (; f < width; f += kLanes<A>) mix_block<M, 1>(x + f, p, out + f, p_stride, n, width, add);
 }
 
-// out[j, :] = sum_i p[j, i] x_i.
+// out[j, :] = sum_i p[j, i] x_i, or added to what is there.
 template <class A>
-GNNACCEL_INLINE void mix_rows(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t m, int64_t width) {
+GNNACCEL_INLINE void mix_rows(const A* x, const A* p, A* out, int64_t p_stride, int64_t n, int64_t m, int64_t width,
+                              bool add = false) {
   int64_t j = 0;
-  for (; j + 2 <= m; j += 2) mix_heads<2>(x, p + j * p_stride, out + j * width, p_stride, n, width);
-  if (j < m) mix_heads<1>(x, p + j * p_stride, out + j * width, p_stride, n, width);
+  for (; j + 2 <= m; j += 2) mix_heads<2>(x, p + j * p_stride, out + j * width, p_stride, n, width, add);
+  if (j < m) mix_heads<1>(x, p + j * p_stride, out + j * width, p_stride, n, width, add);
 }
 
 // --- time ---
 
-// w and b in turns for float, in radians for double.
-GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, float* out, int64_t T) {
-  for (int64_t j = 0; j < T; ++j) out[j] = cos_turns(static_cast<float>(reduce_turns(dt * w[j] + b[j])));
-}
-GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, double* out, int64_t T) {
-  for (int64_t j = 0; j < T; ++j) out[j] = std::cos(dt * w[j] + b[j]);
-}
+// cos(dt w + b), and the sine if asked; w and b in turns for float, in radians for double, both padded to whole
+// vectors. The sine is written in whole vectors.
 GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, float* out, float* sine, int64_t T) {
-  for (int64_t j = 0; j < T; ++j) {
-    const float turns = static_cast<float>(reduce_turns(dt * w[j] + b[j]));
-    out[j] = cos_turns(turns);
-    sine[j] = sin_turns(turns);
+  for (int64_t j = 0; j < T; j += 16) {
+    float turns[16], cosine[16];
+    for (int64_t l = 0; l < 16; ++l) turns[l] = static_cast<float>(reduce_turns(dt * w[j + l] + b[j + l]));
+    for (int64_t l = 0; l < 16; ++l) cosine[l] = cos_turns(turns[l]);
+    if (sine != nullptr)
+      for (int64_t l = 0; l < 16; ++l) sine[j + l] = sin_turns(turns[l]);
+    if (j + 16 <= T)
+      std::memcpy(out + j, cosine, sizeof cosine);
+    else
+      std::copy_n(cosine, T - j, out + j);
   }
 }
 GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, double* out, double* sine, int64_t T) {
   for (int64_t j = 0; j < T; ++j) {
     out[j] = std::cos(dt * w[j] + b[j]);
-    sine[j] = std::sin(dt * w[j] + b[j]);
+    if (sine != nullptr) sine[j] = std::sin(dt * w[j] + b[j]);
   }
 }
 
@@ -165,27 +178,28 @@ GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, do
 
 template <class A>
 struct AttentionShape {
+  AttentionDropout dropout;
   int64_t K, H, Dn, De, T, F, width, slots;  // width: F padded; slots: K padded
   A scale, slope;
   const double *w, *b;
-  AttentionDropout dropout;
 };
 
 // One thread's working memory. Rows are padded and zero beyond F; per-slot arrays are [H, slots].
 template <class A>
 struct AttentionScratch {
-  A *x, *sine;                        // [K, width], [K, T padded]
-  A* wave;                            // [2 H, T padded]
-  A *q, *dz, *z;                      // [H, width]; z is the output: z, or du in the backward pass
-  A *p, *e, *logit, *mask, *product;  // [H, slots]
-  A *c, *s, *ds, *dc;                 // [H]
-  double *dt, *grad_w, *grad_b;       // [K], [T], [T]
-  A* value = nullptr;                 // [H, width] or null
+  A *x, *sine;                   // [K, width], [K, T padded]
+  A* wave;                       // [2 H, T padded]
+  A *q, *dz, *z;                 // [H, width]; z is the output: z, or du in the backward pass
+  A *p, *e, *logit, *mask;       // [H, slots]
+  A *c, *s, *ds, *dc;            // [H]
+  double *dt, *grad_w, *grad_b;  // [K], [T], [T]
+  A* value = nullptr;            // [H, width] or null
+  bool add = false;              // whether z is added to what is there
 
   explicit AttentionScratch(const AttentionShape<A>& a) {
     const int64_t row = a.H * a.width, slot = a.H * a.slots, head = round_up(a.H, kLanes<A>);
     const int64_t waves = round_up(a.T, kLanes<A>);
-    const int64_t n = a.K * (a.width + waves) + 2 * a.H * waves + 3 * row + 5 * slot + 4 * head;
+    const int64_t n = a.K * (a.width + waves) + 2 * a.H * waves + 3 * row + 4 * slot + 4 * head;
     const int64_t bytes = n * static_cast<int64_t>(sizeof(A)) + (a.slots + 2 * waves) * 8 + 64;
     memory_.reset(new char[static_cast<size_t>(bytes)]());
     char* base = memory_.get() + (64 - reinterpret_cast<uintptr_t>(memory_.get()) % 64) % 64;
@@ -193,7 +207,7 @@ struct AttentionScratch {
     const auto take = [&next](int64_t size) { return (next += size) - size; };
     x = take(a.K * a.width), sine = take(a.K * waves), wave = take(2 * a.H * waves);
     q = take(row), dz = take(row), z = take(row);
-    p = take(slot), e = take(slot), logit = take(slot), mask = take(slot), product = take(slot);
+    p = take(slot), e = take(slot), logit = take(slot), mask = take(slot);
     c = take(head), s = take(head), ds = take(head), dc = take(head);
     dt = reinterpret_cast<double*>(next), grad_w = dt + a.slots, grad_b = grad_w + waves;
   }
@@ -220,21 +234,32 @@ GNNACCEL_INLINE float exp_negative(float x) {
 }
 GNNACCEL_INLINE double exp_negative(double x) { return std::exp(x); }
 
+template <class A>
+GNNACCEL_INLINE A max_lanes(const vec_t<A>& v) {
+  A top = v[0];
+  for (int i = 1; i < kLanes<A>; ++i) top = top > v[i] ? top : v[i];
+  return top;
+}
+
 // p [slots] from n logits u . x + c; zero past n.
 template <class A>
 GNNACCEL_INLINE void softmax(const AttentionShape<A>& a, const A* logit, A* p, int64_t n) {
   using V = vec_t<A>;
   constexpr int64_t L = kLanes<A>;
-  A top = -std::numeric_limits<A>::infinity();
-  for (int64_t k = 0; k < n; ++k) {
-    const A v = a.scale * logit[k];
-    p[k] = v > 0 ? v : a.slope * v;
+  constexpr A kNone = -std::numeric_limits<A>::infinity();
+  V top = V{} + kNone;
+  for (int64_t k = 0; k < n; k += L) {
+    for (int64_t l = 0; l < L; ++l) {
+      const A v = a.scale * logit[k + l];
+      p[k + l] = k + l < n ? (v > 0 ? v : a.slope * v) : kNone;
+    }
+    const V v = *reinterpret_cast<const V*>(p + k);
+    top = top > v ? top : v;
   }
-  for (int64_t k = 0; k < n; ++k) top = top > p[k] ? top : p[k];
-  std::fill(p + n, p + round_up(n, L), -std::numeric_limits<A>::infinity());
+  const A most = max_lanes<A>(top);
   V total = {};
   for (int64_t k = 0; k < n; k += L) {
-    for (int64_t l = k; l < k + L; ++l) p[l] = exp_negative(p[l] - top);
+    for (int64_t l = 0; l < L; ++l) p[k + l] = exp_negative(p[k + l] - most);
     total += *reinterpret_cast<V*>(p + k);
   }
   const A inverse = 1 / sum_lanes<A>(total);
@@ -248,18 +273,29 @@ GNNACCEL_INLINE A sum_slots(const A* p, int64_t n) {
   return sum_lanes<A>(total);
 }
 
-// Needs x (node and edge parts), dt, q = u, c; leaves z, s, logit.
+// mask [slots] = 0 or 1 / (1 - rate), from the words of a head.
 template <class A>
-GNNACCEL_INLINE void attend(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, int64_t n) {
-  for (int64_t k = 0; k < n; ++k) encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + a.Dn + a.De, a.T);
+GNNACCEL_INLINE void dropout_mask(const AttentionDropout& dropout, const uint32_t* words, int64_t n, A* mask) {
+  const A keep = dropout.active ? static_cast<A>(dropout.keep) : A{1};
+  const uint32_t threshold = dropout.threshold;
+  for (int64_t k = 0; k < n; k += kLanes<A>)
+    for (int64_t l = k; l < k + kLanes<A>; ++l) mask[l] = dropout.active && words[l] < threshold ? A{0} : keep;
+}
+
+// Needs x (node and edge parts), dt, q = u, c, and with dropout the root's words; leaves z, s, logit.
+template <class A>
+GNNACCEL_INLINE void attend(const AttentionShape<A>& a, AttentionScratch<A>& m, const uint32_t* words, int64_t n) {
+  for (int64_t k = 0; k < n; ++k)
+    encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + a.Dn + a.De, static_cast<A*>(nullptr), a.T);
   dot_rows(m.x, m.q, m.logit, a.slots, n, a.H, a.width);
   for (int64_t h = 0; h < a.H; ++h) {
     A *p = m.p + h * a.slots, *logit = m.logit + h * a.slots;
     for (int64_t k = 0; k < n; ++k) logit[k] += m.c[h];
     softmax(a, logit, p, n);
-    if (a.dropout.active()) {
-      a.dropout.mask(root, h, n, m.mask);
-      for (int64_t k = 0; k < n; ++k) p[k] *= m.mask[k];
+    if (a.dropout.active) {
+      dropout_mask(a.dropout, words + h * a.dropout.per_head, n, m.mask);
+      for (int64_t k = 0; k < n; k += kLanes<A>)
+        *reinterpret_cast<vec_t<A>*>(p + k) *= *reinterpret_cast<const vec_t<A>*>(m.mask + k);
     }
     m.s[h] = sum_slots(p, n);
   }
@@ -277,11 +313,8 @@ GNNACCEL_INLINE void time_backward(const AttentionShape<A>& a, AttentionScratch<
     std::copy_n(m.dz + h * a.width + t0, a.T, m.wave + 2 * h * wave);
     std::copy_n(m.q + h * a.width + t0, a.T, m.wave + (2 * h + 1) * wave);
   }
-  typedef A piece __attribute__((vector_size(8 * sizeof(A))));
-  using W = vec_t<double>;
-  constexpr int kPieces = sizeof(double) / sizeof(A);
   for (int64_t j = 0; j < wave; j += L) {
-    W sum_b[kPieces] = {}, sum_w[kPieces] = {};
+    V sum_b = {}, sum_w = {};
     for (int64_t k = 0; k < n; ++k) {
       V g = {};
       for (int64_t h = 0; h < a.H; ++h) {
@@ -289,56 +322,46 @@ GNNACCEL_INLINE void time_backward(const AttentionShape<A>& a, AttentionScratch<
         g += m.p[h * a.slots + k] * *reinterpret_cast<const V*>(row);
         g += m.e[h * a.slots + k] * *reinterpret_cast<const V*>(row + wave);
       }
-      union {
-        V whole;
-        piece pieces[kPieces];
-      } d = {g * *reinterpret_cast<const V*>(m.sine + k * wave + j)};
-      for (int i = 0; i < kPieces; ++i) {
-        const W exact = __builtin_convertvector(d.pieces[i], W);
-        sum_b[i] += exact;
-        sum_w[i] += exact * m.dt[k];
-      }
+      g *= *reinterpret_cast<const V*>(m.sine + k * wave + j);
+      sum_b += g;
+      sum_w += g * static_cast<A>(m.dt[k]);
     }
-    for (int i = 0; i < kPieces; ++i) {
-      *reinterpret_cast<W*>(m.grad_b + j + 8 * i) -= sum_b[i];
-      *reinterpret_cast<W*>(m.grad_w + j + 8 * i) -= sum_w[i];
-    }
+    for (int64_t l = 0; l < L; ++l) m.grad_b[j + l] -= static_cast<double>(sum_b[l]);
+    for (int64_t l = 0; l < L; ++l) m.grad_w[j + l] -= static_cast<double>(sum_w[l]);
   }
 }
 
-// Needs x, dt, q = u, logit, dz, ds; leaves z = du, dc, and p (after dropout) and e (of the logits) such that
-// dx_k = sum_h p_hk dz_h + e_hk u_h; and, where asked, value = z of the forward pass. Adds to grad_w and grad_b. z may
-// be the memory of q, and value that of dz.
+// Needs x, dt, q = u, logit, dz, ds, and with dropout the root's words; leaves z = du, dc, and p (after dropout) and e
+// (of the logits) such that dx_k = sum_h p_hk dz_h + e_hk u_h; and, where asked, value = z of the forward pass. Adds to
+// grad_w and grad_b. z may be the memory of q, and value that of dz.
 template <class A>
-GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, int64_t n) {
-  const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, kLanes<A>), padded = round_up(n, kLanes<A>);
+GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, const uint32_t* words,
+                                     int64_t n) {
+  using V = vec_t<A>;
+  constexpr int64_t L = kLanes<A>;
+  const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, L);
   for (int64_t k = 0; k < n; ++k) encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + t0, m.sine + k * wave, a.T);
   dot_rows(m.x, m.dz, m.e, a.slots, n, a.H, a.width);
   for (int64_t h = 0; h < a.H; ++h) {
-    A *p = m.p + h * a.slots, *e = m.e + h * a.slots, *mask = m.mask;
+    A *p = m.p + h * a.slots, *e = m.e + h * a.slots;
     const A* logit = m.logit + h * a.slots;
     softmax(a, logit, p, n);
-    if (a.dropout.active()) {
-      a.dropout.mask(root, h, n, mask);
-    } else {
-      std::fill_n(mask, n, A{1});
+    dropout_mask(a.dropout, words + h * a.dropout.per_head, n, m.mask);
+    V sum = {};
+    for (int64_t k = 0; k < n; k += L) {
+      for (int64_t l = k; l < k + L; ++l) e[l] = l < n ? (e[l] + m.ds[h]) * m.mask[l] : A{0};
+      sum += *reinterpret_cast<const V*>(p + k) * *reinterpret_cast<const V*>(e + k);
     }
-    std::fill(mask + n, mask + padded, A{0});
-    std::fill(e + n, e + padded, A{0});
-    A* pe = m.product;
-    for (int64_t k = 0; k < padded; ++k) {
-      e[k] = (e[k] + m.ds[h]) * mask[k];
-      pe[k] = p[k] * e[k];
-    }
-    const A mean = sum_slots(pe, n);
-    for (int64_t k = 0; k < padded; ++k) {
-      e[k] = p[k] * (e[k] - mean) * a.scale * (a.scale * logit[k] > 0 ? A{1} : a.slope);
-      p[k] *= mask[k];
-    }
+    const A mean = sum_lanes<A>(sum);
+    for (int64_t k = 0; k < n; k += L)
+      for (int64_t l = k; l < k + L; ++l) {
+        e[l] = p[l] * (e[l] - mean) * a.scale * (a.scale * logit[l] > 0 ? A{1} : a.slope);
+        p[l] *= m.mask[l];
+      }
     m.dc[h] = sum_slots(e, n);
   }
   time_backward(a, m, n);
-  mix_rows(m.x, m.e, m.z, a.slots, n, a.H, a.width);
+  mix_rows(m.x, m.e, m.z, a.slots, n, a.H, a.width, m.add);
   if (m.value) mix_rows(m.x, m.p, m.value, a.slots, n, a.H, a.width);
 }
 
@@ -363,13 +386,13 @@ GNNACCEL_INLINE void scatter(A* table, int64_t stride, const int64_t* row, int64
 // --- run-time dispatch ---
 
 #define GNNACCEL_ATTENTION(A)                                                                                        \
-  GNNACCEL_CLONES inline void attend_root(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root,          \
+  GNNACCEL_CLONES inline void attend_root(const AttentionShape<A>& a, AttentionScratch<A>& m, const uint32_t* words, \
                                           int64_t n) {                                                               \
-    attend(a, m, root, n);                                                                                           \
+    attend(a, m, words, n);                                                                                          \
   }                                                                                                                  \
-  GNNACCEL_CLONES inline void attend_root_backward(const AttentionShape<A>& a, AttentionScratch<A>& m, int64_t root, \
-                                                   int64_t n) {                                                      \
-    attend_backward(a, m, root, n);                                                                                  \
+  GNNACCEL_CLONES inline void attend_root_backward(const AttentionShape<A>& a, AttentionScratch<A>& m,               \
+                                                   const uint32_t* words, int64_t n) {                               \
+    attend_backward(a, m, words, n);                                                                                 \
   }                                                                                                                  \
   GNNACCEL_CLONES inline void scatter_root(A* table, int64_t stride, const int64_t* row, int64_t n, const A* source, \
                                            const A* weight, int64_t K, int64_t m, int64_t columns) {                 \

@@ -149,16 +149,17 @@ struct Problem {
   RowSource<A> node, edge;
   bool has_edge;
 
-  void gather(AttentionScratch<A>& m, int64_t r, int64_t n) const {
+  // Root r, whose neighbours are n; then come those of root `next` (-1 for none).
+  void gather(AttentionScratch<A>& m, int64_t r, int64_t n, int64_t next) const {
     const AttentionShape<A>& a = shape;
     for (int64_t k = 0; k < n; ++k) {
       node.get_row(nbrs.node_row(r, k), m.x + k * a.width);
       if (has_edge) edge.get_row(nbrs.edge_row(r, k), m.x + k * a.width + a.Dn);
       m.dt[k] = nbrs.time(r, k);
     }
-    // the next root's edge rows; node rows are few and stay in the cache
-    if (has_edge && r + 1 < nbrs.R)
-      for (int64_t k = 0; k < nbrs.count[r + 1]; ++k) edge.prefetch(nbrs.edge_row(r + 1, k));
+    // edge rows; node rows are few and stay in the cache
+    if (has_edge && next >= 0)
+      for (int64_t k = 0; k < nbrs.count[next]; ++k) edge.prefetch(nbrs.edge_row(next, k));
   }
 };
 
@@ -177,16 +178,23 @@ void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node
   const auto run = [&](auto tag) {
     using A = decltype(tag);
     const double unit = std::is_same_v<A, double> ? 1.0 : kInvTwoPi;
-    const auto wd = to_double(w, unit, kAttention), bd = to_double(b, unit, kAttention);
+    auto wd = to_double(w, unit, kAttention), bd = to_double(b, unit, kAttention);
+    wd.resize(static_cast<size_t>(round_up(w.numel(), 16)));
+    bd.resize(wd.size());
     const int64_t Dn = node.size(1), De = has_edge ? edge.size(1) : 0, T = w.numel(), F_ = Dn + De + T + extra;
-    AttentionShape<A> a;
-    a.K = nbrs.K, a.H = H, a.Dn = Dn, a.De = De, a.T = T, a.F = F_;
-    a.width = round_up(F_, kLanes<A>), a.slots = round_up(nbrs.K, 16);
-    a.scale = static_cast<A>(scale), a.slope = static_cast<A>(slope), a.w = wd.data(), a.b = bd.data();
-    a.dropout.key0 = static_cast<uint32_t>(seed);
-    a.dropout.key1 = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
-    a.dropout.threshold = static_cast<uint32_t>(dropout * 16777216.0);
-    a.dropout.keep_scale = 1.0 / (1.0 - dropout);
+    const AttentionShape<A> a{AttentionDropout(dropout, seed, H, nbrs.K),
+                              nbrs.K,
+                              H,
+                              Dn,
+                              De,
+                              T,
+                              F_,
+                              round_up(F_, kLanes<A>),
+                              round_up(nbrs.K, 16),
+                              static_cast<A>(scale),
+                              static_cast<A>(slope),
+                              wd.data(),
+                              bd.data()};
     f(Problem<A>{a, nbrs, RowSource<A>(node, Dn), RowSource<A>(edge, De), has_edge});
   };
   if (dtype == ScalarType::Double) return run(double{});

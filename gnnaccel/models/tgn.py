@@ -89,7 +89,7 @@ class TGN(nn.Module):
             x = x + self.feature(gather_rows(self.node_feat, batch.nodes))
         block = batch.block
         h = self.attention(
-            gather_rows(x, batch.root_row),
+            x,
             x,
             edge_feat,
             batch.nbr_row,
@@ -97,6 +97,7 @@ class TGN(nn.Module):
             block.dt,
             block.count,
             seed=batch.seed,
+            root_row=batch.root_row,
         )
         return h, MemoryRows(memory.detach(), last_update)
 

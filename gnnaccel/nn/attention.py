@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.time import TimeEncoder
-from gnnaccel.ops._linear import row_invariant_linear
-from gnnaccel.ops._relu_norm import relu_norm
-from gnnaccel.ops._temporal_attention_projected import temporal_attention_projected
+from gnnaccel.ops._temporal_attention_layer import temporal_attention_layer
 
 
 class TemporalAttention(nn.Module):
@@ -77,15 +74,18 @@ class TemporalAttention(nn.Module):
         dt: Tensor,
         count: Tensor,
         seed: int = 0,
+        root_row: Tensor | None = None,
     ) -> Tensor:
         """Embeddings of the roots.
 
         Args:
-            h_root: Roots, `[R, dim_query]`.
+            h_root: Roots, `[R, dim_query]`; with `root_row` a table `[., dim_query]` of their rows, which may be `node_table`.
             node_table: Rows that neighbours point into, `[U, dim_node]`.
             edge_table: Edge features, `[E, dim_edge]`, or None when `dim_edge` is 0.
             nbr_row, edge_row, dt, count: Neighbours, as `gnnaccel.temporal_attention` takes them.
-            seed: Seed of the attention's dropout; give a new one each step.
+            seed: Seed of the dropout; give a new one each step.
+            root_row: Row of each root in `h_root`, `[R]`, int32 or int64. What depends on the row alone (the query, most of
+                all) is computed once for all roots of that row.
 
         Returns:
             `[R, dim_out]`.
@@ -95,17 +95,20 @@ class TemporalAttention(nn.Module):
             raise ValueError(
                 f"TemporalAttention: edge_table must have {self.dim_edge} columns (None for 0), got {given}"
             )
-        R, H, d = h_root.shape[0], self.heads, self.dim_out // self.heads
-        # phi(0) is one vector for all roots: its share of the query is a bias
-        own, now = self.query.weight[:, : self.dim_query], self.query.weight[:, self.dim_query :]
-        q = row_invariant_linear(h_root, own, self.query.bias + now @ torch.cos(self.time.b)).view(R, H, d)
-        attended = temporal_attention_projected(
-            q.to(node_table.dtype),
+        return temporal_attention_layer(
+            node_table,
+            None if h_root is node_table else h_root,
+            root_row,
+            self.query.weight,
+            self.query.bias,
             self.key.weight,
             self.key.bias,
             self.value.weight,
             self.value.bias,
-            node_table,
+            self.output.weight,
+            self.output.bias,
+            self.norm.weight,
+            self.norm.bias,
             edge_table,
             nbr_row,
             edge_row,
@@ -113,14 +116,11 @@ class TemporalAttention(nn.Module):
             count,
             self.time.w,
             self.time.b,
-            activation="leaky_relu",
+            heads=self.heads,
             dropout=self.rate if self.training else 0.0,
             seed=seed,
+            eps=self.norm.eps,
         )
-        out = self.output(torch.cat([attended.reshape(R, self.dim_out), h_root], dim=1))
-        rate = self.rate if self.training else 0.0
-        weight, bias = self.norm.weight.to(out.dtype), self.norm.bias.to(out.dtype)
-        return relu_norm(out, weight, bias, dropout=rate, seed=seed, eps=self.norm.eps)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, dropout={self.rate}"

@@ -1,0 +1,435 @@
+// The temporal attention layer, a block of roots at a time and all of it in one core's cache: rows of the roots ->
+// queries in the space of neighbour rows -> softmax -> mean neighbour -> value -> output -> dropout, ReLU, norm; and
+// the same backwards.
+//
+// What depends on a root's row alone (its query, and its own term of the output) is made once for all roots of that
+// row: roots are sorted by row. Products with a bias see one more column that is 1: then u . x contains q . bk, and the
+// sum of the weights is the last column of z, which meets bv.
+#pragma once
+
+#include <functional>
+#include <numeric>
+#include <vector>
+
+#include "gemm.h"
+#include "relu_norm.h"
+#include "temporal_attention_io.h"
+
+namespace gnnaccel {
+
+constexpr int64_t kRoots = 64;  // roots of a block
+
+// Roots sorted by row, stable, in blocks. A row whose roots straddle blocks counts in each of them.
+struct RootOrder {
+  std::vector<int64_t> root, row;  // [R]
+  std::vector<int64_t> first;      // [blocks + 1]: rows of all blocks before
+
+  RootOrder(const int64_t* rows, int64_t R, int64_t num_rows) : root(static_cast<size_t>(R)), row(rows, rows + R) {
+    std::vector<int64_t> place(static_cast<size_t>(num_rows) + 1);
+    for (int64_t r : row) ++place[static_cast<size_t>(r) + 1];
+    std::partial_sum(place.begin(), place.end(), place.begin());
+    for (int64_t r = 0; r < R; ++r) root[static_cast<size_t>(place[static_cast<size_t>(rows[r])]++)] = r;
+    for (size_t i = 0; i < root.size(); ++i) row[i] = rows[root[i]];
+    first.push_back(0);
+    for (int64_t b = 0; b * kRoots < R; ++b) {
+      int64_t distinct = 0;
+      for (int64_t i = b * kRoots; i < std::min(R, (b + 1) * kRoots); ++i) distinct += new_row(i);
+      first.push_back(first.back() + distinct);
+    }
+  }
+  int64_t R() const { return static_cast<int64_t>(root.size()); }
+  int64_t blocks() const { return static_cast<int64_t>(first.size()) - 1; }
+  int64_t rows() const { return first.back(); }
+  bool new_row(int64_t i) const {
+    return i % kRoots == 0 || row[static_cast<size_t>(i)] != row[static_cast<size_t>(i) - 1];
+  }
+};
+
+template <class A>
+struct LayerParameters {
+  const A *wq, *bq, *wk, *bk, *wv, *bv, *wo, *bo;  // [D, Dq + T], [D, F - 1], [D, F - 1], [D, D + Dq]; biases [D]
+  const A *norm_weight, *norm_bias;                // padded
+};
+
+// The layer's weights in panels, for the products of one pass.
+template <class A>
+struct LayerWeights {
+  int64_t H, d, D, Dq, T, F;  // F: columns of a neighbour's row with its 1
+  LayerParameters<A> of;
+  std::vector<A> own, own_bias;       // [2 D, Dq], [2 D]: rows of the query, then of the root's term of the output
+  std::vector<double> phase;          // of the time encoding, [T]
+  Panels<A> from_row, to_row;         // [h | 1] -> [q | own term], and back
+  Panels<A> output, output_back;      // of the attended values
+  std::vector<Panels<A>> key, value;  // per head: into the space of neighbours
+  std::vector<Panels<A>> key_back, value_back;  // out of it
+
+  LayerWeights(int64_t heads, int64_t D_, int64_t Dq_, int64_t columns, const LayerParameters<A>& parameters,
+               std::vector<double> time_b, bool backward)
+      : H(heads),
+        d(D_ / heads),
+        D(D_),
+        Dq(Dq_),
+        T(static_cast<int64_t>(time_b.size())),
+        F(columns),
+        of(parameters),
+        phase(std::move(time_b)),
+        from_row(Dq + 1, 2 * D),
+        to_row(backward ? 2 * D : 0, Dq),
+        output(backward ? 0 : D, D),
+        output_back(backward ? D : 0, D) {
+    set_own();
+    std::vector<std::function<void()>> jobs;
+    const auto each = [&](Panels<A>& panels, auto pack) {
+      for (int64_t p = 0; p < panels.count(); ++p) jobs.push_back([&panels, pack, p] { pack(panels, p); });
+    };
+    each(from_row, [this](Panels<A>& to, int64_t p) { pack_out(to, own.data(), Dq, own_bias.data(), p); });
+    for (auto* list : {&key, &value, &key_back, &value_back}) list->reserve(static_cast<size_t>(H));
+    for (int64_t h = 0; h < H; ++h) {
+      const int64_t row = h * d;
+      const auto into = [&, row](std::vector<Panels<A>>& list, const A* w, const A* b) {
+        each(list.emplace_back(d, F),
+             [this, row, w, b](Panels<A>& to, int64_t p) { pack_into(to, w + row * (F - 1), b + row, p); });
+      };
+      const auto out_of = [&, row](std::vector<Panels<A>>& list, const A* w, const A* b) {
+        each(list.emplace_back(F, d),
+             [this, row, w, b](Panels<A>& to, int64_t p) { pack_out(to, w + row * (F - 1), F - 1, b + row, p); });
+      };
+      into(key, of.wk, of.bk);
+      if (backward) {
+        into(value, of.wv, of.bv);
+        out_of(key_back, of.wk, of.bk);
+      } else {
+        out_of(value_back, of.wv, of.bv);
+      }
+    }
+    if (backward) {
+      each(to_row, [this](Panels<A>& to, int64_t p) { to.pack(own.data(), Dq, p); });
+      each(output_back, [this](Panels<A>& to, int64_t p) { to.pack(of.wo, D + Dq, p); });
+    } else {
+      each(output, [this](Panels<A>& to, int64_t p) { to.pack_transposed(of.wo, D + Dq, p); });
+    }
+    parallel_chunks(static_cast<int64_t>(jobs.size()), 1, [&](int64_t i, int64_t) { jobs[static_cast<size_t>(i)](); });
+  }
+
+ private:
+  // phi(0) is one vector for all roots: its share of the query is a bias.
+  void set_own() {
+    own.resize(static_cast<size_t>(2 * D * Dq)), own_bias.resize(static_cast<size_t>(2 * D));
+    std::vector<A> now(static_cast<size_t>(T));
+    for (size_t t = 0; t < now.size(); ++t) now[t] = static_cast<A>(std::cos(phase[t]));
+    for (int64_t i = 0; i < D; ++i) {
+      const A* query = of.wq + i * (Dq + T);
+      std::copy_n(query, Dq, own.data() + i * Dq);
+      std::copy_n(of.wo + i * (D + Dq) + D, Dq, own.data() + (D + i) * Dq);
+      A bias = of.bq[i];
+      for (int64_t t = 0; t < T; ++t) bias += query[Dq + t] * now[static_cast<size_t>(t)];
+      own_bias[static_cast<size_t>(i)] = bias;
+      own_bias[static_cast<size_t>(D + i)] = of.bo[i];
+    }
+  }
+  // [W | b], W [K, N - 1]
+  static void pack_into(Panels<A>& to, const A* W, const A* bias, int64_t p) {
+    const int64_t nr = to.nr(), last = to.N() - 1;
+    pack_panel(W, last, to.K(), last, p, nr, to.panel(p));
+    if (last / nr == p)
+      for (int64_t k = 0; k < to.K(); ++k) to.panel(p)[k * nr + last % nr] = bias[k];
+  }
+  // its transpose, W [N, K - 1]
+  static void pack_out(Panels<A>& to, const A* W, int64_t ldw, const A* bias, int64_t p) {
+    const int64_t nr = to.nr(), last = to.K() - 1, n = std::min(nr, to.N() - p * nr);
+    pack_panel_transposed(W, ldw, last, to.N(), p, nr, to.panel(p));
+    A* row = to.panel(p) + last * nr;
+    std::copy_n(bias + p * nr, n, row);
+    std::fill(row + n, row + nr, A{0});
+  }
+};
+
+// One thread's working memory for a block.
+template <class A>
+struct LayerWork {
+  int64_t ld;          // between roots in [roots, H, width]: an odd number of cache lines, products read its columns
+  int64_t ld_h, ld_D;  // of [h | 1] and of rows of D, in whole vectors
+  AttentionScratch<A> scratch;
+  NormScratch<A> norm;
+  std::vector<int64_t> place;  // a root's row among those of the block
+  std::vector<uint32_t> words;
+  A *h, *q, *u, *z;             // [rows, Dq | 1], [rows, 2 D], [rows, H, width], [roots, H, width]
+  A *du, *dq, *g, *out, *held;  // [rows, H, width], [rows, 2 D], [roots, D], [roots, D], [roots, D padded]
+
+  LayerWork(const AttentionShape<A>& a, const LayerWeights<A>& w)
+      : ld((a.H * a.width / kLanes<A> | 1) * kLanes<A>),
+        ld_h(round_up(w.Dq + 1, kLanes<A>)),
+        ld_D(round_up(w.D, kLanes<A>)),
+        scratch(a),
+        norm(w.D),
+        place(kRoots),
+        words(static_cast<size_t>(kRoots * a.dropout.stride)),
+        memory_(kRoots * (3 * ld + ld_h + 4 * w.D + 2 * round_up(w.D, kLanes<A>) + ld_D)) {
+    A* next = memory_.get();
+    const auto take = [&next](int64_t row) { return (next += kRoots * row) - kRoots * row; };
+    u = take(ld), z = take(ld), du = take(ld), h = take(ld_h), held = take(ld_D);
+    q = take(2 * w.D), dq = take(2 * w.D), g = take(w.D), out = take(w.D);
+    // padding takes part in products that nobody keeps
+    std::fill_n(memory_.get(), kRoots * (3 * ld + ld_h + ld_D), A{0});
+    for (int64_t i = 0; i < kRoots; ++i) h[i * ld_h + w.Dq] = A{1};
+    // every neighbour's row ends in a 1
+    for (int64_t k = 0; k < a.K; ++k) scratch.x[k * a.width + a.F - 1] = 1;
+  }
+
+ private:
+  Scratch<A> memory_;
+};
+
+// Products over whole vectors of columns: panels are padded with zeros, and so are the results.
+template <class A>
+Packed<A> padded_panels(Panels<A>& panels) {
+  Packed<A> view = panels.view();
+  view.N = round_up(panels.N(), kLanes<A>);
+  return view;
+}
+
+// to[i, h] = from[i, head h] panels_h for n rows
+template <class A>
+void product_by_head(std::vector<Panels<A>>& panels, int64_t n, const A* from, int64_t from_ld, int64_t from_head,
+                     A* to, int64_t to_ld, int64_t to_head, bool whole_vectors) {
+  for (size_t h = 0; h < panels.size(); ++h) {
+    const auto head = static_cast<int64_t>(h);
+    const Packed<A> b = whole_vectors ? padded_panels(panels[h]) : panels[h].view();
+    gemm_panels<A>(n, left_rows(from + head * from_head, from_ld), b, 0, panels[h].count(), to + head * to_head, to_ld,
+                   {});
+  }
+}
+
+template <class A>
+void product(Panels<A>& panels, int64_t n, const A* from, int64_t ld, A* to, int64_t to_ld, bool add_to = false,
+             int64_t columns = -1) {
+  Packed<A> b = panels.view();
+  if (columns >= 0) b.N = columns;
+  gemm_panels<A>(n, left_rows(from, ld), b, 0, panels_of(b.N, panels.nr()), to, to_ld,
+                 {add_to ? to : nullptr, add_to ? to_ld : 0});
+}
+
+// sum [M, N padded] += left^T right for `depth` rows of both, where they lie
+template <class A>
+void add_products(int64_t depth, const A* left, int64_t left_ld, int64_t M, const A* right, int64_t right_ld, int64_t N,
+                  A* sum, bool fresh) {
+  const int64_t mr = tile_set<A>().mr, nr = tile_set<A>().nr, columns = round_up(N, kLanes<A>);
+  gemm_panels<A>(M, {left, 1, left_ld, mr}, {right, depth, columns, nr, right_ld}, 0, panels_of(columns, nr), sum,
+                 columns, {nullptr, 0, true, fresh});
+}
+
+// What the forward pass leaves for the backward one, all by place in the order of the roots.
+template <class A>
+struct LayerSaved {
+  A *logit, *attended, *out, *mean, *rstd;  // [R, H, K], [R, D], [R, D] before dropout, [R], [R]
+};
+
+// Gradients that are summed over blocks: rows of the weights with padded columns, and whole vectors.
+template <class A>
+struct LayerSums {
+  A *key, *value, *own, *output, *norm_weight, *norm_bias;
+};
+
+// The gradient of `columns` columns of a neighbour's row, by table row: dx = sum_h p_h dz_h + e_h u_h. Kept in slices
+// of one vector, each of which one thread adds up: [slices, R, H, lanes] of dz, [slices, rows, H, lanes] of u.
+template <class A>
+struct TableSource {
+  int64_t column, columns;
+  A *dz, *u;
+  int64_t* row;  // [R, K] of the table
+
+  int64_t slices() const { return (columns + kLanes<A> - 1) / kLanes<A>; }
+
+  // Slices of [n, H, width], which are number `first` on of `total`.
+  void keep(const AttentionShape<A>& a, const A* from, int64_t ld, int64_t first, int64_t n, int64_t total,
+            A* to) const {
+    for (int64_t s = 0; s < slices(); ++s) {
+      const int64_t at = column + s * kLanes<A>, length = std::min(kLanes<A>, a.width - at);
+      A* slice = to + (s * total + first) * a.H * kLanes<A>;
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t h = 0; h < a.H; ++h, slice += kLanes<A>)
+          std::copy_n(from + i * ld + h * a.width + at, length, slice);
+    }
+  }
+};
+
+// What the backward pass takes and leaves, besides sums.
+template <class A>
+struct LayerGradients {
+  const void* grad;  // of the result, [R, D]
+  Load<A> load;
+  A* by_row;                           // of h, [rows of all blocks, Dq padded]
+  A* coefficients;                     // p and e, [R, 2 H, K]
+  std::vector<TableSource<A>> tables;  // node and edge table, as asked
+};
+
+template <class A>
+struct Layer {
+  const Problem<A>& in;
+  const RootOrder& order;
+  RowSource<A> root;
+  LayerWeights<A>& w;
+  NormDropout dropout;
+  double eps;
+  LayerSaved<A> saved;
+
+  // h, q with the first `columns` columns, and u of a block. Returns its rows.
+  int64_t queries(int64_t block, int64_t columns, LayerWork<A>& m) const {
+    int64_t rows = 0;
+    const int64_t begin = block * kRoots, n = std::min(kRoots, order.R() - begin);
+    for (int64_t i = 0; i < n; ++i) {
+      if (order.new_row(begin + i)) root.get_row(order.row[static_cast<size_t>(begin + i)], m.h + rows++ * m.ld_h);
+      m.place[static_cast<size_t>(i)] = rows - 1;
+    }
+    product(w.from_row, rows, m.h, m.ld_h, m.q, 2 * w.D, false, columns);
+    product_by_head(w.key, rows, m.q, 2 * w.D, w.d, m.u, m.ld, in.shape.width, true);
+    in.shape.dropout.words(order.root.data() + begin, n, m.words.data());
+    return rows;
+  }
+
+  void gather(int64_t place, int64_t n, LayerWork<A>& m) const {
+    const int64_t next = place + 1 < order.R() ? order.root[static_cast<size_t>(place) + 1] : -1;
+    in.gather(m.scratch, order.root[static_cast<size_t>(place)], n, next);
+  }
+
+  // store(root, values [D]) takes the result.
+  template <class Put>
+  void forward(int64_t block, LayerWork<A>& m, const Put& store) const {
+    const AttentionShape<A>& a = in.shape;
+    const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    queries(block, 2 * D, m);
+    A *attended = saved.attended + begin * D, *out = saved.out + begin * D;
+    for (int64_t i = 0; i < n_roots; ++i) {
+      const int64_t place = m.place[static_cast<size_t>(i)];
+      const int64_t n = in.nbrs.count[order.root[static_cast<size_t>(begin + i)]];
+      m.scratch.q = m.u + place * m.ld, m.scratch.z = m.z + i * m.ld;
+      if (n > 0) {
+        gather(begin + i, n, m);
+        attend_root(a, m.scratch, m.words.data() + i * a.dropout.stride, n);
+      } else {
+        std::fill_n(m.scratch.z, a.H * a.width, A{0});
+      }
+      for (int64_t h = 0; h < a.H; ++h) {
+        A* to = saved.logit + ((begin + i) * a.H + h) * a.K;
+        std::copy_n(m.scratch.logit + h * a.slots, n, to);
+        std::fill_n(to + n, a.K - n, A{0});
+      }
+      std::copy_n(m.q + place * 2 * D + D, D, out + i * D);  // the root's own term
+    }
+    product_by_head(w.value_back, n_roots, m.z, m.ld, a.width, attended, D, w.d, false);
+    product(w.output, n_roots, attended, D, out, D, true);
+    for (int64_t i = 0; i < n_roots; i += kNormGroup) {
+      const int64_t rows = std::min(kNormGroup, n_roots - i), place = begin + i;
+      const int64_t* numbers = order.root.data() + place;
+      copy_rows(out + i * D, rows, D, D, m.norm.h, m.norm.width);
+      relu_norm_rows(w.of.norm_weight, w.of.norm_bias, dropout, numbers, rows, D, eps, m.norm, saved.mean + place,
+                     saved.rstd + place);
+      for (int64_t j = 0; j < rows; ++j) store(numbers[j], m.norm.n + j * m.norm.width);
+    }
+  }
+
+  void backward(int64_t block, LayerWork<A>& m, const LayerGradients<A>& to, const LayerSums<A>& sums,
+                bool fresh) const {
+    const AttentionShape<A>& a = in.shape;
+    const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    const int64_t first_row = order.first[static_cast<size_t>(block)], rows = queries(block, D, m);
+    norm_backward(begin, n_roots, m, to, sums);
+    product(w.output_back, n_roots, m.out, D, m.g, D);
+    product_by_head(w.value, n_roots, m.g, D, w.d, m.z, m.ld, a.width, true);
+    for (const TableSource<A>& table : to.tables) {
+      table.keep(a, m.z, m.ld, begin, n_roots, order.R(), table.dz);
+      table.keep(a, m.u, m.ld, first_row, rows, order.rows(), table.u);
+    }
+    attend_backward(begin, n_roots, m, to);
+
+    // m.out is now the gradient of the output before dropout, m.z the forward pass's z, m.du the gradient of u
+    for (int64_t i = 0; i < n_roots; ++i) {
+      A* own = m.dq + m.place[static_cast<size_t>(i)] * 2 * D + D;
+      if (order.new_row(begin + i)) std::fill_n(own, D, A{0});
+      for (int64_t j = 0; j < D; ++j) own[j] += m.out[i * D + j];
+      std::copy_n(saved.attended + (begin + i) * D, D, m.held + i * m.ld_D);
+    }
+    product_by_head(w.key_back, rows, m.du, m.ld, a.width, m.dq, 2 * D, w.d, false);
+    product(w.to_row, rows, m.dq, 2 * D, to.by_row + first_row * round_up(w.Dq, kLanes<A>), round_up(w.Dq, kLanes<A>));
+    add_products(n_roots, m.out, D, D, m.held, m.ld_D, D, sums.output, fresh);
+    add_products(rows, m.dq, 2 * D, 2 * D, m.h, m.ld_h, w.Dq + 1, sums.own, fresh);
+    for (int64_t h = 0; h < a.H; ++h) {
+      const int64_t at = h * w.d * a.width;
+      add_products(n_roots, m.g + h * w.d, D, w.d, m.z + h * a.width, m.ld, a.F, sums.value + at, fresh);
+      add_products(rows, m.q + h * w.d, 2 * D, w.d, m.du + h * a.width, m.ld, a.F, sums.key + at, fresh);
+    }
+  }
+
+ private:
+  // Leaves the gradient of the output before dropout in m.out.
+  void norm_backward(int64_t begin, int64_t n_roots, LayerWork<A>& m, const LayerGradients<A>& to,
+                     const LayerSums<A>& sums) const {
+    const int64_t D = w.D, W = m.norm.width;
+    for (int64_t i = 0; i < n_roots; i += kNormGroup) {
+      const int64_t rows = std::min(kNormGroup, n_roots - i), place = begin + i;
+      const int64_t* numbers = order.root.data() + place;
+      copy_rows(saved.out + place * D, rows, D, D, m.norm.h, W);
+      for (int64_t j = 0; j < rows; ++j) to.load(to.grad, numbers[j] * D, D, m.norm.g + j * W);
+      relu_norm_rows_backward(w.of.norm_weight, saved.mean + place, saved.rstd + place, dropout, numbers, rows, D,
+                              m.norm, sums.norm_weight, sums.norm_bias);
+      copy_rows(m.norm.g, rows, D, W, m.out + i * D, D);
+    }
+  }
+
+  // dz in m.z becomes the forward pass's z; m.du the gradient of u.
+  void attend_backward(int64_t begin, int64_t n_roots, LayerWork<A>& m, const LayerGradients<A>& to) const {
+    const AttentionShape<A>& a = in.shape;
+    AttentionScratch<A>& s = m.scratch;
+    for (int64_t i = 0; i < n_roots; ++i) {
+      const int64_t r = order.root[static_cast<size_t>(begin + i)], n = in.nbrs.count[r], p = begin + i;
+      const int64_t place = m.place[static_cast<size_t>(i)];
+      s.q = m.u + place * m.ld, s.z = m.du + place * m.ld;
+      s.dz = s.value = m.z + i * m.ld;
+      if (order.new_row(p)) s.add = false;
+      if (n == 0) {
+        std::fill_n(s.value, a.H * a.width, A{0});
+        if (!s.add) std::fill_n(s.z, a.H * a.width, A{0});
+        continue;
+      }
+      gather(p, n, m);
+      for (int64_t h = 0; h < a.H; ++h) std::copy_n(saved.logit + (p * a.H + h) * a.K, n, s.logit + h * a.slots);
+      attend_root_backward(a, s, m.words.data() + i * a.dropout.stride, n);
+      s.add = true;
+      if (to.tables.empty()) continue;
+      for (int64_t h = 0; h < a.H; ++h) {
+        std::copy_n(s.p + h * a.slots, n, to.coefficients + (p * 2 * a.H + h) * a.K);
+        std::copy_n(s.e + h * a.slots, n, to.coefficients + (p * 2 * a.H + a.H + h) * a.K);
+      }
+      for (const TableSource<A>& table : to.tables)
+        for (int64_t k = 0; k < n; ++k)
+          table.row[p * a.K + k] = table.column == 0 ? in.nbrs.node_row(r, k) : in.nbrs.edge_row(r, k);
+    }
+  }
+};
+
+// slice [., lanes] of a table's gradient += what n neighbours in these rows get
+template <class A>
+GNNACCEL_INLINE void add_slice(const int64_t* row, int64_t n, const A* dz, const A* u, const A* coefficients, int64_t H,
+                               int64_t K, A* slice) {
+  using V = vec_t<A>;
+  for (int64_t k = 0; k < n; ++k) {
+    V& to = *reinterpret_cast<V*>(slice + row[k] * kLanes<A>);
+    V sum = to;
+    for (int64_t h = 0; h < H; ++h) {
+      sum += coefficients[h * K + k] * *reinterpret_cast<const V*>(dz + h * kLanes<A>);
+      sum += coefficients[(H + h) * K + k] * *reinterpret_cast<const V*>(u + h * kLanes<A>);
+    }
+    to = sum;
+  }
+}
+
+#define GNNACCEL_ADD_SLICE(A)                                                                       \
+  GNNACCEL_CLONES inline void add_to_slice(const int64_t* row, int64_t n, const A* dz, const A* u,  \
+                                           const A* coefficients, int64_t H, int64_t K, A* slice) { \
+    add_slice(row, n, dz, u, coefficients, H, K, slice);                                            \
+  }
+GNNACCEL_ADD_SLICE(float)
+GNNACCEL_ADD_SLICE(double)
+#undef GNNACCEL_ADD_SLICE
+
+}  // namespace gnnaccel
