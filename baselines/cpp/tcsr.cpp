@@ -1,36 +1,11 @@
 #include "tcsr.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <atomic>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "common.h"
 
 namespace gnnaccel {
 namespace {
-
-constexpr size_t kPage = size_t{2} << 20;
-
-// Large arrays that are read at random want large pages: fewer page faults while they are filled, fewer TLB misses ever
-// after. A request that the system may ignore.
-void want_large_pages(void* begin, size_t bytes) {
-#if defined(__linux__)
-  const uintptr_t first = (reinterpret_cast<uintptr_t>(begin) + kPage - 1) / kPage * kPage;
-  const uintptr_t last = (reinterpret_cast<uintptr_t>(begin) + bytes) / kPage * kPage;
-  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
-}
-
-Tensor large(int64_t n, ScalarType dtype, size_t size) {
-  Tensor out = empty({n}, dtype);
-  want_large_pages(out.data_ptr(), static_cast<size_t>(n) * size);
-  return out;
-}
 
 // Tasks are taken as threads come free: buckets differ in size.
 template <class Own, class F>
@@ -58,22 +33,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> tcsr_build_cpu(const Tensor& src, con
     using Time = decltype(time);
     const Events<Time> events{ptr<int64_t>(src), ptr<int64_t>(dst), ptr<Time>(t), src.numel(), num_nodes, add_reverse};
     Plan plan = plan_rows(events, parallel);
-    const size_t id_size = wide ? 8 : 4;
-    Tensor nbr = large(plan.entries, ids, id_size), eid = large(plan.entries, ids, id_size);
-    Tensor sorted_t = large(plan.entries, t.scalar_type(), sizeof(Time));
+    Tensor nbr = empty({plan.entries}, ids), eid = empty({plan.entries}, ids);
+    Tensor sorted_t = empty({plan.entries}, t.scalar_type());
     dispatch_ids(ids, "tcsr_build", [&](auto id) {
       using Id = decltype(id);
-      auto build = [&](auto place) {
-        using E = Entry<Id, Time, decltype(place)>;
-        const size_t bytes = static_cast<size_t>(plan.entries) * sizeof(E);
-        const std::unique_ptr<void, void (*)(void*)> space(std::aligned_alloc(kPage, bytes / kPage * kPage + kPage),
-                                                           std::free);
-        if (space == nullptr) throw std::bad_alloc();
-        want_large_pages(space.get(), bytes);
-        build_rows(events, plan, static_cast<E*>(space.get()), ptr<int64_t>(indptr), ptr<Id>(nbr), ptr<Id>(eid),
-                   ptr<Time>(sorted_t), parallel);
+      auto build = [&](auto* place) {
+        build_rows(events, plan, place, ptr<int64_t>(indptr), ptr<Id>(nbr), ptr<Id>(eid), ptr<Time>(sorted_t),
+                   parallel);
       };
-      plan.narrow() ? build(uint32_t{}) : build(uint64_t{});
+      if (wide) {
+        build(static_cast<uint64_t*>(eid.data_ptr()));
+      } else if (plan.narrow()) {
+        build(static_cast<uint32_t*>(eid.data_ptr()));
+      } else {  // more than 2^24 nodes and many events
+        Tensor place = empty({plan.entries}, ScalarType::Long);
+        build(static_cast<uint64_t*>(place.data_ptr()));
+      }
     });
     out = {indptr, nbr, eid, sorted_t};
   };

@@ -1,9 +1,10 @@
 // Events -> rows of each node's events, sorted by (t, eid): two passes of counting sort, by node.
 //
-// The first pass deals entries to buckets of consecutive nodes, a cache line at a time; the second one places the
-// entries of a bucket, which then fit the cache. Both keep the order of events, so a row comes out sorted if time does
-// not run backwards; else each row that is not sorted is sorted by itself. Work is cut by events and buckets, never by
-// threads: same bits for any number of threads.
+// The first pass deals entries to buckets of consecutive nodes, a few cache lines at a time; the second one places the
+// entries of a bucket, which then fit the cache. The outputs hold the entries between the passes, so there is no other
+// large array. Both passes keep the order of events, so a row comes out sorted if time does not run backwards; else
+// each row that is not sorted is sorted by itself. Work is cut by events and buckets, never by threads: same bits for
+// any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -18,17 +19,25 @@
 
 namespace gnnaccel {
 
-constexpr int kChunkBits = 18;
-constexpr int64_t kEventChunk = int64_t{1} << kChunkBits;
+constexpr int kMostChunkBits = 18, kLeastChunkBits = 12;
+constexpr int64_t kChunks = 8;  // at least as many, if there are events enough
 constexpr int64_t kMaxBuckets = 1024;
-constexpr int64_t kBucketEntries = 4096;  // fewer than this and a bucket is not worth its while
+constexpr int64_t kBucketEntries = 4096;       // fewer than this and a bucket is not worth its while
+constexpr int64_t kCached = int64_t{1} << 19;  // entries up to which the outputs are better left in the cache
 
-// An entry on its way: `place` is its event within the chunk and its node within the bucket.
-template <class Id, class Time, class Place>
+// An entry in its row.
+template <class Id, class Time>
 struct Entry {
   Time t;
-  Id nbr;
-  Place place;
+  Id nbr, eid;
+};
+
+// Entries on their way: `place` is an entry's event within the chunk and its node within the bucket.
+template <class Id, class Time, class Place>
+struct Columns {
+  Time* t;
+  Id* nbr;
+  Place* place;
 };
 
 template <class Time>
@@ -42,10 +51,11 @@ struct Events {
 
 // Where the entries of each (chunk of events, bucket of nodes) go.
 struct Plan {
-  int shift = 0;
+  int shift = 0, chunk_bits = kLeastChunkBits;
   int64_t buckets = 0, chunks = 0, entries = 0;
   std::vector<int64_t> offset;  // [buckets * chunks + 1]: first entry of each
-  bool narrow() const { return shift + kChunkBits <= 32; }
+  bool narrow() const { return shift + chunk_bits <= 32; }
+  int64_t first_event(int64_t chunk) const { return chunk << chunk_bits; }
 };
 
 // `parallel(n, own, f)` calls f(copy of own, i) for every i in [0, n), in any order, on threads that have a copy each.
@@ -55,10 +65,11 @@ Plan plan_rows(const Events<Time>& e, const Parallel& parallel) {
   const int64_t most = std::max<int64_t>(1, std::min(kMaxBuckets, 2 * e.count / kBucketEntries));
   while ((e.num_nodes - 1) >> plan.shift >= most) ++plan.shift;
   plan.buckets = e.num_nodes == 0 ? 0 : ((e.num_nodes - 1) >> plan.shift) + 1;
-  plan.chunks = (e.count + kEventChunk - 1) / kEventChunk;
+  while (plan.chunk_bits < kMostChunkBits && e.count >> plan.chunk_bits > kChunks) ++plan.chunk_bits;
+  plan.chunks = (e.count + plan.first_event(1) - 1) >> plan.chunk_bits;
   plan.offset.assign(static_cast<size_t>(plan.chunks * plan.buckets + 1), 0);
   parallel(plan.chunks, std::vector<int64_t>(), [&](std::vector<int64_t>& counts, int64_t c) {
-    const int64_t begin = c * kEventChunk, end = std::min(e.count, begin + kEventChunk);
+    const int64_t begin = plan.first_event(c), end = std::min(e.count, plan.first_event(c + 1));
     counts.assign(static_cast<size_t>(plan.buckets), 0);
     for (int64_t i = begin; i < end; ++i) {
       const int64_t u = e.src[i], v = e.dst[i];
@@ -76,11 +87,13 @@ Plan plan_rows(const Events<Time>& e, const Parallel& parallel) {
 template <class T>
 void stream(T* to, const T* from, int64_t n) {
 #if defined(__SSE2__)
-  while (n > 0 && reinterpret_cast<uintptr_t>(to) % 16 != 0) *to++ = *from++, --n;
-  constexpr int64_t kStep = 16;  // values: at least one cache line
-  for (; n >= kStep; n -= kStep, to += kStep, from += kStep)
-    for (size_t i = 0; i < kStep * sizeof(T) / 16; ++i)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i, _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + i));
+  constexpr int64_t kStep = 64 / sizeof(T);
+  if (reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+    for (; n >= kStep; n -= kStep, to += kStep, from += kStep)
+      for (int i = 0; i < 4; ++i)
+        _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i,
+                         _mm_loadu_si128(reinterpret_cast<const __m128i*>(from) + i));
+  }
 #endif
   std::copy(from, from + n, to);
 }
@@ -91,92 +104,116 @@ inline void stream_done() {
 #endif
 }
 
-// Appends to many places at once, buffered so that memory is written in whole lines. `entries` is aligned to 64 bytes.
-template <class E>
+// Appends to many places at once, buffered so that memory is written in whole lines, if the columns begin with one.
+template <class Id, class Time, class Place>
 class Dealer {
  public:
-  static constexpr int64_t kLine = 8;  // entries: two cache lines of 16 bytes each, or three of 24
-
-  Dealer(E* entries, int64_t buckets)
-      : entries_(entries), at_(static_cast<size_t>(buckets)), first_(at_), lines_(static_cast<size_t>(buckets)) {}
+  Dealer(Columns<Id, Time, Place> out, int64_t buckets, bool past_cache)
+      : out_(out),
+        past_cache_(past_cache),
+        at_(static_cast<size_t>(buckets)),
+        first_(at_),
+        lines_(static_cast<size_t>(buckets)) {}
 
   void start(int64_t bucket, int64_t at) {
     at_[static_cast<size_t>(bucket)] = first_[static_cast<size_t>(bucket)] = at;
   }
 
-  void push(int64_t bucket, const E& entry) {
+  void push(int64_t bucket, Time t, Id nbr, Place place) {
     const auto b = static_cast<size_t>(bucket);
-    const int64_t at = at_[b]++;
-    lines_[b].entry[at % kLine] = entry;
-    if (at % kLine == kLine - 1) flush(b, at + 1 - kLine);
+    const int64_t at = at_[b]++, i = at % kLine;
+    Line& line = lines_[b];
+    line.t[i] = t;
+    line.nbr[i] = nbr;
+    line.place[i] = place;
+    if (i == kLine - 1) flush(b, at - i);
   }
 
   void finish() {
-    for (size_t b = 0; b < at_.size(); ++b) {
-      const int64_t line = at_[b] / kLine * kLine;
-      for (int64_t i = std::max(line, first_[b]); i < at_[b]; ++i) entries_[i] = lines_[b].entry[i % kLine];
-    }
+    for (size_t b = 0; b < at_.size(); ++b) copy(b, at_[b] / kLine * kLine, at_[b]);
     stream_done();
   }
 
  private:
+  static constexpr int64_t kLine = 16;  // entries: one cache line of 4-byte values, two of 8-byte ones
   struct alignas(64) Line {
-    E entry[kLine];
+    Time t[kLine];
+    Id nbr[kLine];
+    Place place[kLine];
   };
 
-  void flush(size_t b, int64_t line) {
-    if (line >= first_[b]) {
-      stream(reinterpret_cast<int64_t*>(entries_ + line), reinterpret_cast<const int64_t*>(lines_[b].entry),
-             static_cast<int64_t>(sizeof(Line) / 8));
-    } else {
-      for (int64_t i = first_[b]; i < line + kLine; ++i) entries_[i] = lines_[b].entry[i % kLine];
+  void flush(size_t b, int64_t from) {
+    if (from < first_[b] || !past_cache_) return copy(b, from, from + kLine);
+    const Line& line = lines_[b];
+    stream(out_.t + from, line.t, kLine);
+    stream(out_.nbr + from, line.nbr, kLine);
+    stream(out_.place + from, line.place, kLine);
+  }
+
+  // entries [from, end) of a line, but for those of the bucket before
+  void copy(size_t b, int64_t from, int64_t end) {
+    const Line& line = lines_[b];
+    for (int64_t i = std::max(from, first_[b]); i < end; ++i) {
+      out_.t[i] = line.t[i % kLine];
+      out_.nbr[i] = line.nbr[i % kLine];
+      out_.place[i] = line.place[i % kLine];
     }
   }
 
-  E* entries_;
+  Columns<Id, Time, Place> out_;
+  bool past_cache_;
   std::vector<int64_t> at_, first_;
   std::vector<Line> lines_;
 };
 
 template <class Id, class Time>
-struct Sortable {
-  Time t;
-  Id nbr, eid;
-};
-
-template <class Id, class Time>
-void sort_row(Id* nbr, Id* eid, Time* t, int64_t n, std::vector<Sortable<Id, Time>>& scratch) {
-  bool sorted = true;
-  for (int64_t i = 1; i < n && sorted; ++i) sorted = t[i - 1] <= t[i];  // eids already rise
-  if (sorted) return;
-  scratch.resize(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) scratch[static_cast<size_t>(i)] = {t[i], nbr[i], eid[i]};
-  std::stable_sort(scratch.begin(), scratch.end(), [](const auto& a, const auto& b) { return a.t < b.t; });
-  for (int64_t i = 0; i < n; ++i) {
-    const auto& x = scratch[static_cast<size_t>(i)];
-    nbr[i] = x.nbr;
-    eid[i] = x.eid;
-    t[i] = x.t;
+void write_rows(const Entry<Id, Time>* rows, int64_t begin, int64_t end, Id* nbr, Id* eid, Time* t, bool past_cache) {
+  constexpr int64_t kLine = 16;
+  alignas(64) Id nbrs[kLine], eids[kLine];
+  alignas(64) Time times[kLine];
+  int64_t i = begin;
+  auto write = [&](int64_t stop) {
+    for (; i < stop; ++i) {
+      nbr[i] = rows[i - begin].nbr;
+      eid[i] = rows[i - begin].eid;
+      t[i] = rows[i - begin].t;
+    }
+  };
+  if (past_cache) {
+    write(std::min(end, (begin + kLine - 1) / kLine * kLine));
+    for (; i + kLine <= end; i += kLine) {
+      for (int64_t l = 0; l < kLine; ++l) {
+        nbrs[l] = rows[i - begin + l].nbr;
+        eids[l] = rows[i - begin + l].eid;
+        times[l] = rows[i - begin + l].t;
+      }
+      stream(nbr + i, nbrs, kLine);
+      stream(eid + i, eids, kLine);
+      stream(t + i, times, kLine);
+    }
   }
+  write(end);
 }
 
-// entries [plan.entries] is working space; indptr [num_nodes + 1]; nbr, eid, t [plan.entries].
+// indptr [num_nodes + 1]; nbr, eid, t [plan.entries]. `place` [plan.entries] is working space; it may be `eid`.
 template <class Place, class Id, class Time, class Parallel>
-void build_rows(const Events<Time>& e, const Plan& plan, Entry<Id, Time, Place>* entries, int64_t* indptr, Id* nbr,
-                Id* eid, Time* t, const Parallel& parallel) {
-  using E = Entry<Id, Time, Place>;
+void build_rows(const Events<Time>& e, const Plan& plan, Place* place, int64_t* indptr, Id* nbr, Id* eid, Time* t,
+                const Parallel& parallel) {
+  using E = Entry<Id, Time>;
+  using D = Dealer<Id, Time, Place>;
   const int64_t mask = (int64_t{1} << plan.shift) - 1;
+  const bool past_cache = plan.entries > kCached;
   std::vector<char> ordered(static_cast<size_t>(plan.chunks), 0);  // whether time never runs backwards
-  parallel(plan.chunks, Dealer<E>(entries, plan.buckets), [&](Dealer<E>& deal, int64_t c) {
-    const int64_t begin = c * kEventChunk, end = std::min(e.count, begin + kEventChunk);
+  parallel(plan.chunks, D({t, nbr, place}, plan.buckets, past_cache), [&](D& deal, int64_t c) {
+    const int64_t begin = plan.first_event(c), end = std::min(e.count, plan.first_event(c + 1));
     for (int64_t b = 0; b < plan.buckets; ++b) deal.start(b, plan.offset[static_cast<size_t>(b * plan.chunks + c)]);
     bool rises = true;
     for (int64_t i = begin; i < end; ++i) {
       rises &= i == 0 || e.t[i - 1] <= e.t[i];
       const int64_t u = e.src[i], v = e.dst[i], event = (i - begin) << plan.shift;
-      deal.push(u >> plan.shift, {e.t[i], static_cast<Id>(v), static_cast<Place>(event | (u & mask))});
+      deal.push(u >> plan.shift, e.t[i], static_cast<Id>(v), static_cast<Place>(event | (u & mask)));
       if (e.add_reverse && u != v)
-        deal.push(v >> plan.shift, {e.t[i], static_cast<Id>(u), static_cast<Place>(event | (v & mask))});
+        deal.push(v >> plan.shift, e.t[i], static_cast<Id>(u), static_cast<Place>(event | (v & mask)));
     }
     deal.finish();
     ordered[static_cast<size_t>(c)] = rises;
@@ -184,44 +221,34 @@ void build_rows(const Events<Time>& e, const Plan& plan, Entry<Id, Time, Place>*
   const bool in_order = std::all_of(ordered.begin(), ordered.end(), [](char x) { return x != 0; });
   indptr[0] = 0;
   struct Bucket {
-    std::vector<int64_t> place;
-    std::vector<Id> nbr, eid;
-    std::vector<Time> t;
-    std::vector<Sortable<Id, Time>> scratch;
+    std::vector<int64_t> end;  // of each row so far
+    std::vector<E> rows;
   };
   parallel(plan.buckets, Bucket{}, [&](Bucket& own, int64_t b) {
     const int64_t low = b << plan.shift, nodes = std::min(e.num_nodes - low, mask + 1);
     const int64_t* offset = plan.offset.data() + b * plan.chunks;
-    const int64_t first = offset[0], count = offset[plan.chunks] - first;
-    if (own.nbr.size() < static_cast<size_t>(count)) {
-      own.nbr.resize(static_cast<size_t>(count));
-      own.eid.resize(static_cast<size_t>(count));
-      own.t.resize(static_cast<size_t>(count));
-    }
-    own.place.assign(static_cast<size_t>(nodes + 1), 0);
-    int64_t* place = own.place.data();
-    for (int64_t i = first; i < first + count; ++i) ++place[(entries[i].place & mask) + 1];
+    const int64_t first = offset[0], last = offset[plan.chunks];
+    if (own.rows.size() < static_cast<size_t>(last - first)) own.rows.resize(static_cast<size_t>(last - first));
+    own.end.assign(static_cast<size_t>(nodes + 1), 0);
+    int64_t* row_end = own.end.data();
+    E* rows = own.rows.data();
+    for (int64_t i = first; i < last; ++i) ++row_end[(place[i] & static_cast<Place>(mask)) + 1];
     for (int64_t n = 0; n < nodes; ++n) {
-      place[n + 1] += place[n];
-      indptr[low + n + 1] = first + place[n + 1];
+      row_end[n + 1] += row_end[n];
+      indptr[low + n + 1] = first + row_end[n + 1];
     }
     for (int64_t c = 0; c < plan.chunks; ++c) {
       for (int64_t i = offset[c]; i < offset[c + 1]; ++i) {
-        const E& x = entries[i];
-        const auto at = static_cast<size_t>(place[x.place & mask]++);
-        own.nbr[at] = x.nbr;
-        own.eid[at] = static_cast<Id>(c * kEventChunk + static_cast<int64_t>(x.place >> plan.shift));
-        own.t[at] = x.t;
+        const Place p = place[i];
+        const int64_t event = plan.first_event(c) + static_cast<int64_t>(p >> plan.shift);
+        rows[row_end[p & static_cast<Place>(mask)]++] = {t[i], nbr[i], static_cast<Id>(event)};
       }
     }
-    if (!in_order) {
-      int64_t begin = 0;
-      for (int64_t n = 0; n < nodes; begin = place[n++])  // by now the end of row n
-        sort_row(own.nbr.data() + begin, own.eid.data() + begin, own.t.data() + begin, place[n] - begin, own.scratch);
-    }
-    stream(nbr + first, own.nbr.data(), count);
-    stream(eid + first, own.eid.data(), count);
-    stream(t + first, own.t.data(), count);
+    auto earlier = [](const E& x, const E& y) { return x.t < y.t; };  // eids already rise
+    for (int64_t n = 0, begin = 0; !in_order && n < nodes; begin = row_end[n++])
+      if (!std::is_sorted(rows + begin, rows + row_end[n], earlier))
+        std::stable_sort(rows + begin, rows + row_end[n], earlier);
+    write_rows(rows, first, last, nbr, eid, t, past_cache);
     stream_done();
   });
 }

@@ -43,6 +43,7 @@ BUILDS = {
     "one_node": {"nodes": 1},
     "more_nodes_than_buckets": {"n": 5000, "nodes": 3000, "order": "random"},
     "few_events_on_many_nodes": {"n": 9000, "nodes": 70_000, "order": "random"},
+    "very_many_nodes": {"n": 500, "nodes": 1_100_000, "order": "random"},
     "several_chunks": {"n": 300_000, "nodes": 700, "span": 10**6},
 }
 
@@ -65,6 +66,17 @@ def test_build_matches_reference(name, add_reverse, wide):
     with served_by("CompositeExplicitAutograd"):
         for x, y in zip(tcsr_build(src, dst, t, num_nodes, add_reverse, wide), want, strict=True):
             assert torch.equal(x, y)
+
+
+@pytest.mark.parametrize(("time", "wide"), [(torch.int64, False), (torch.float64, True)])
+@pytest.mark.parametrize("order", ["sorted", "random"])
+def test_build_past_the_cache(order, time, wide):
+    graph = (*events(400_000, nodes=5000, span=10**6, order=order, time=time), 5000, True, wide)
+    with served_by("CompositeExplicitAutograd"):
+        want = tcsr_build(*graph)
+    for n in (1, 2):
+        with threads(n):
+            assert all(map(torch.equal, tcsr_build(*graph), want))
 
 
 def test_build_passes_opcheck():
