@@ -25,19 +25,19 @@ constexpr int64_t kMaxBuckets = 1024;
 constexpr int64_t kBucketEntries = 4096;       // fewer than this and a bucket is not worth its while
 constexpr int64_t kCached = int64_t{1} << 19;  // entries up to which the outputs are better left in the cache
 
-// An entry in its row.
-template <class Id, class Time>
+// `mark` is, of an entry in its row, the event; on its way, the event within the chunk and the node within the bucket.
+template <class Id, class Time, class Mark>
 struct Entry {
   Time t;
-  Id nbr, eid;
+  Id nbr;
+  Mark mark;
 };
 
-// Entries on their way: `place` is an entry's event within the chunk and its node within the bucket.
-template <class Id, class Time, class Place>
+template <class Id, class Time, class Mark>
 struct Columns {
   Time* t;
   Id* nbr;
-  Place* place;
+  Mark* mark;
 };
 
 template <class Time>
@@ -104,102 +104,83 @@ inline void stream_done() {
 #endif
 }
 
-// Appends to many places at once, buffered so that memory is written in whole lines, if the columns begin with one.
-template <class Id, class Time, class Place>
+constexpr int64_t kLine = 16;  // entries: a cache line of 4-byte values, two of 8-byte ones
+
+// Entries [begin, end) of `to`; `from` is the first of them.
+template <class Id, class Time, class Mark>
+void write_columns(Columns<Id, Time, Mark> to, int64_t begin, int64_t end, const Entry<Id, Time, Mark>* from,
+                   bool past_cache) {
+  auto copy = [&](int64_t stop) {
+    for (; begin < stop; ++begin, ++from) {
+      to.t[begin] = from->t;
+      to.nbr[begin] = from->nbr;
+      to.mark[begin] = from->mark;
+    }
+  };
+  if (past_cache) {
+    copy(std::min(end, (begin + kLine - 1) & -kLine));
+    for (; begin + kLine <= end; begin += kLine, from += kLine) {
+      alignas(64) Time t[kLine];
+      alignas(64) Id nbr[kLine];
+      alignas(64) Mark mark[kLine];
+      for (int64_t i = 0; i < kLine; ++i) {
+        t[i] = from[i].t;
+        nbr[i] = from[i].nbr;
+        mark[i] = from[i].mark;
+      }
+      stream(to.t + begin, t, kLine);
+      stream(to.nbr + begin, nbr, kLine);
+      stream(to.mark + begin, mark, kLine);
+    }
+  }
+  copy(end);
+}
+
+// Appends to many places at once, buffered so that memory is written in whole cache lines.
+template <class Id, class Time, class Mark>
 class Dealer {
  public:
-  Dealer(Columns<Id, Time, Place> out, int64_t buckets, bool past_cache)
-      : out_(out),
-        past_cache_(past_cache),
-        at_(static_cast<size_t>(buckets)),
-        first_(at_),
-        lines_(static_cast<size_t>(buckets)) {}
+  Dealer(Columns<Id, Time, Mark> out, int64_t buckets, bool past_cache)
+      : out_(out), past_cache_(past_cache), at_(static_cast<size_t>(buckets)), first_(at_), lines_(at_.size()) {}
 
   void start(int64_t bucket, int64_t at) {
     at_[static_cast<size_t>(bucket)] = first_[static_cast<size_t>(bucket)] = at;
   }
 
-  void push(int64_t bucket, Time t, Id nbr, Place place) {
+  void push(int64_t bucket, const Entry<Id, Time, Mark>& entry) {
     const auto b = static_cast<size_t>(bucket);
-    const int64_t at = at_[b]++, i = at % kLine;
-    Line& line = lines_[b];
-    line.t[i] = t;
-    line.nbr[i] = nbr;
-    line.place[i] = place;
-    if (i == kLine - 1) flush(b, at - i);
+    const int64_t at = at_[b]++, i = at & (kLine - 1);
+    lines_[b].entry[i] = entry;
+    if (i == kLine - 1) flush(b, at - i, at + 1);
   }
 
   void finish() {
-    for (size_t b = 0; b < at_.size(); ++b) copy(b, at_[b] / kLine * kLine, at_[b]);
+    for (size_t b = 0; b < at_.size(); ++b) flush(b, at_[b] & -kLine, at_[b]);
     stream_done();
   }
 
  private:
-  static constexpr int64_t kLine = 16;  // entries: one cache line of 4-byte values, two of 8-byte ones
   struct alignas(64) Line {
-    Time t[kLine];
-    Id nbr[kLine];
-    Place place[kLine];
+    Entry<Id, Time, Mark> entry[kLine];
   };
 
-  void flush(size_t b, int64_t from) {
-    if (from < first_[b] || !past_cache_) return copy(b, from, from + kLine);
-    const Line& line = lines_[b];
-    stream(out_.t + from, line.t, kLine);
-    stream(out_.nbr + from, line.nbr, kLine);
-    stream(out_.place + from, line.place, kLine);
+  // the line from `begin` on, but for the entries of the bucket before
+  void flush(size_t b, int64_t begin, int64_t end) {
+    begin = std::max(begin, first_[b]);
+    if (begin < end) write_columns(out_, begin, end, lines_[b].entry + (begin & (kLine - 1)), past_cache_);
   }
 
-  // entries [from, end) of a line, but for those of the bucket before
-  void copy(size_t b, int64_t from, int64_t end) {
-    const Line& line = lines_[b];
-    for (int64_t i = std::max(from, first_[b]); i < end; ++i) {
-      out_.t[i] = line.t[i % kLine];
-      out_.nbr[i] = line.nbr[i % kLine];
-      out_.place[i] = line.place[i % kLine];
-    }
-  }
-
-  Columns<Id, Time, Place> out_;
+  Columns<Id, Time, Mark> out_;
   bool past_cache_;
   std::vector<int64_t> at_, first_;
   std::vector<Line> lines_;
 };
 
-template <class Id, class Time>
-void write_rows(const Entry<Id, Time>* rows, int64_t begin, int64_t end, Id* nbr, Id* eid, Time* t, bool past_cache) {
-  constexpr int64_t kLine = 16;
-  alignas(64) Id nbrs[kLine], eids[kLine];
-  alignas(64) Time times[kLine];
-  int64_t i = begin;
-  auto write = [&](int64_t stop) {
-    for (; i < stop; ++i) {
-      nbr[i] = rows[i - begin].nbr;
-      eid[i] = rows[i - begin].eid;
-      t[i] = rows[i - begin].t;
-    }
-  };
-  if (past_cache) {
-    write(std::min(end, (begin + kLine - 1) / kLine * kLine));
-    for (; i + kLine <= end; i += kLine) {
-      for (int64_t l = 0; l < kLine; ++l) {
-        nbrs[l] = rows[i - begin + l].nbr;
-        eids[l] = rows[i - begin + l].eid;
-        times[l] = rows[i - begin + l].t;
-      }
-      stream(nbr + i, nbrs, kLine);
-      stream(eid + i, eids, kLine);
-      stream(t + i, times, kLine);
-    }
-  }
-  write(end);
-}
-
 // indptr [num_nodes + 1]; nbr, eid, t [plan.entries]. `place` [plan.entries] is working space; it may be `eid`.
 template <class Place, class Id, class Time, class Parallel>
 void build_rows(const Events<Time>& e, const Plan& plan, Place* place, int64_t* indptr, Id* nbr, Id* eid, Time* t,
                 const Parallel& parallel) {
-  using E = Entry<Id, Time>;
+  using E = Entry<Id, Time, Id>;
   using D = Dealer<Id, Time, Place>;
   const int64_t mask = (int64_t{1} << plan.shift) - 1;
   const bool past_cache = plan.entries > kCached;
@@ -211,9 +192,9 @@ void build_rows(const Events<Time>& e, const Plan& plan, Place* place, int64_t* 
     for (int64_t i = begin; i < end; ++i) {
       rises &= i == 0 || e.t[i - 1] <= e.t[i];
       const int64_t u = e.src[i], v = e.dst[i], event = (i - begin) << plan.shift;
-      deal.push(u >> plan.shift, e.t[i], static_cast<Id>(v), static_cast<Place>(event | (u & mask)));
+      deal.push(u >> plan.shift, {e.t[i], static_cast<Id>(v), static_cast<Place>(event | (u & mask))});
       if (e.add_reverse && u != v)
-        deal.push(v >> plan.shift, e.t[i], static_cast<Id>(u), static_cast<Place>(event | (v & mask)));
+        deal.push(v >> plan.shift, {e.t[i], static_cast<Id>(u), static_cast<Place>(event | (v & mask))});
     }
     deal.finish();
     ordered[static_cast<size_t>(c)] = rises;
@@ -248,7 +229,7 @@ void build_rows(const Events<Time>& e, const Plan& plan, Place* place, int64_t* 
     for (int64_t n = 0, begin = 0; !in_order && n < nodes; begin = row_end[n++])
       if (!std::is_sorted(rows + begin, rows + row_end[n], earlier))
         std::stable_sort(rows + begin, rows + row_end[n], earlier);
-    write_rows(rows, first, last, nbr, eid, t, past_cache);
+    write_columns({t, nbr, eid}, first, last, rows, past_cache);
     stream_done();
   });
 }
