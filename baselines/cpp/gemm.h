@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <type_traits>
 
 #include "simd.h"
 
@@ -210,6 +211,21 @@ struct Packed {
 
 inline int64_t panels_of(int64_t N, int64_t nr) { return (N + nr - 1) / nr; }
 
+// to[k * ldt + j] = from[j * ldf + k] for 4 x 4 elements.
+template <class T>
+GNNACCEL_INLINE void transpose_4x4(const T* from, int64_t ldf, T* to, int64_t ldt) {
+  typedef T Vec __attribute__((vector_size(4 * sizeof(T))));
+  Vec r[4];
+  for (int j = 0; j < 4; ++j) std::memcpy(&r[j], from + j * ldf, sizeof(Vec));
+  const Vec a = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), b = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5),
+            c = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7), d = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+  r[0] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+  r[1] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+  r[2] = __builtin_shufflevector(c, d, 0, 1, 4, 5);
+  r[3] = __builtin_shufflevector(c, d, 2, 3, 6, 7);
+  for (int k = 0; k < 4; ++k) std::memcpy(to + k * ldt, &r[k], sizeof(Vec));
+}
+
 // Panel p of B[K, N] = W^T where W is [N, K] with row stride ldw (a weight as torch's Linear keeps it).
 template <class S, class T>
 void pack_panel_transposed(const S* W, int64_t ldw, int64_t K, int64_t N, int64_t p, int64_t nr, T* out) {
@@ -217,7 +233,12 @@ void pack_panel_transposed(const S* W, int64_t ldw, int64_t K, int64_t N, int64_
   constexpr int64_t kTile = 16;  // of k: whole cache lines of W
   for (int64_t k0 = 0; k0 < K; k0 += kTile) {
     const int64_t k1 = std::min(k0 + kTile, K);
-    for (int64_t j = 0; j < n; ++j) {
+    int64_t j = 0;
+    if constexpr (std::is_same_v<S, T>)
+      if (k1 - k0 == kTile)
+        for (; j + 4 <= n; j += 4)
+          for (int64_t k = k0; k < k1; k += 4) transpose_4x4(W + (n0 + j) * ldw + k, ldw, out + k * nr + j, nr);
+    for (; j < n; ++j) {
       const S* w = W + (n0 + j) * ldw;
       for (int64_t k = k0; k < k1; ++k) out[k * nr + j] = static_cast<T>(w[k]);
     }
@@ -291,16 +312,16 @@ template <class T>
 class Columns {
  public:
   Columns(int64_t K, int64_t M) : K_(K), mr_(tile_set<T>().mr), data_(panels_of(M, mr_) * K * mr_) {}
-  // Rows [k, k + n) of M columns, from rows that are ld apart.
+  // Rows [k, k + n) of M columns, from rows that are ld apart and can be read up to the next multiple of mr.
   void set_rows(int64_t k, int64_t n, int64_t M, const T* rows, int64_t ld) {
     constexpr int64_t kUsual = 8;
     for (int64_t i = 0; i < M; i += mr_) {
       T* to = data_.get() + i * K_ + k * mr_;
       const T* from = rows + i;
-      if (mr_ == kUsual && i + kUsual <= M)
-        for (int64_t r = 0; r < n; ++r, to += kUsual, from += ld) std::copy_n(from, kUsual, to);
+      if (mr_ == kUsual)
+        for (int64_t r = 0; r < n; ++r, to += kUsual, from += ld) std::memcpy(to, from, kUsual * sizeof(T));
       else
-        for (int64_t r = 0; r < n; ++r, to += mr_, from += ld) std::copy_n(from, std::min(mr_, M - i), to);
+        for (int64_t r = 0; r < n; ++r, to += mr_, from += ld) std::copy_n(from, mr_, to);
     }
   }
   Left<T> view(int64_t first_column = 0) const { return {data_.get() + first_column * K_, 1, mr_, K_ * mr_}; }
@@ -310,10 +331,15 @@ class Columns {
   Scratch<T> data_;
 };
 
-// C[m, columns of panels p0..p1) from A[m, K] and B; C and e.init point at column 0 of the whole matrix. One thread.
-template <class T>
+struct Nothing {
+  void operator()() const {}
+};
+
+// C[m, columns of panels p0..p1) from A[m, K] and B; C and e.init point at column 0 of the whole matrix. One thread,
+// which calls `meanwhile` after each tile, some hundred nanoseconds: to fetch what it needs next.
+template <class T, class Meanwhile = Nothing>
 void gemm_panels(int64_t m, const Left<T>& A, const Packed<T>& B, int64_t p0, int64_t p1, T* C, int64_t ldc,
-                 Epilogue<T> e) {
+                 Epilogue<T> e, Meanwhile&& meanwhile = {}) {
   const TileSet<T>& tiles = tile_set<T>();
   const int64_t mr = tiles.mr, nr = tiles.nr;
   for (int64_t k0 = 0; k0 < B.K || k0 == 0; k0 += kDepth) {
@@ -324,11 +350,12 @@ void gemm_panels(int64_t m, const Left<T>& A, const Packed<T>& B, int64_t p0, in
       const int64_t n0 = p * nr, n = std::min(nr, B.N - n0);
       const int64_t vectors = (n + tiles.lanes - 1) / tiles.lanes;
       const T* panel = B.data + p * B.panel_stride + k0 * B.ld;
-      for (int64_t i = 0; i < m; i += mr) {
+      const T* a = A.data + k0 * A.sk;
+      for (int64_t i = 0; i < m; i += mr, a += A.group) {
         const int64_t rows = std::min(mr, m - i);
         const Epilogue<T> tile_e = {e.init ? e.init + i * e.init_stride + n0 : nullptr, e.init_stride, add};
-        tiles.fn[rows - 1][vectors - 1](depth, A.data + i / mr * A.group + k0 * A.sk, A.si, A.sk, panel, B.ld,
-                                        C + i * ldc + n0, ldc, n, tile_e);
+        tiles.fn[rows - 1][vectors - 1](depth, a, A.si, A.sk, panel, B.ld, C + i * ldc + n0, ldc, n, tile_e);
+        meanwhile();
       }
     }
   }

@@ -35,7 +35,7 @@ struct LinearBlock {
 template <class S, class A>
 void linear_load_rows(const S* x, const S* grad, int64_t K, int64_t N, int64_t first, int64_t begin, int64_t end,
                       LinearBlock<A>& block) {
-  Scratch<A> row(N);
+  Scratch<A> row(N + tile_set<A>().mr);
   for (int64_t u = begin; u < end; ++u) {
     A* to = block.x.row(u - first);
     for (int64_t j = 0; j < K; ++j) to[j] = static_cast<A>(x[u * K + j]);

@@ -37,8 +37,16 @@ GNNACCEL_INLINE float exp_fast(float x) {
   return p * scale;
 }
 
-GNNACCEL_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
-GNNACCEL_INLINE double sigmoid(double x) { return 1.0 / (1.0 + std::exp(-x)); }
+// Of two at the price of one division.
+GNNACCEL_INLINE void sigmoids(float x, float y, float& of_x, float& of_y) {
+  const float a = 1.0f + exp_fast(-x), b = 1.0f + exp_fast(-y), both = 1.0f / (a * b);
+  of_x = both * b;
+  of_y = both * a;
+}
+GNNACCEL_INLINE void sigmoids(double x, double y, double& of_x, double& of_y) {
+  of_x = 1.0 / (1.0 + std::exp(-x));
+  of_y = 1.0 / (1.0 + std::exp(-y));
+}
 
 GNNACCEL_INLINE float tanh_of(float x) {
   const float x2 = x * x;
@@ -69,13 +77,17 @@ GNNACCEL_INLINE void gru_row(const A* gi, const A* gh, const A* h, A* out, A* sa
     const int64_t first = v + L <= D ? v : D - L;
     GNNACCEL_NO_ALIAS
     for (int64_t j = first; j < first + L; ++j) {
-      const A r = sigmoid(gi[j] + gh[j]);
-      const A z = sigmoid(gi[D + j] + gh[D + j]);
+      sigmoids(gi[j] + gh[j], gi[D + j] + gh[D + j], saved[j], saved[D + j]);
+    }
+  }
+  // a loop of its own: the processor can overlap short chains of operations better than long ones
+  for (int64_t v = 0; v < D; v += L) {
+    const int64_t first = v + L <= D ? v : D - L;
+    GNNACCEL_NO_ALIAS
+    for (int64_t j = first; j < first + L; ++j) {
       const A hn = gh[2 * D + j];
-      const A n = tanh_of(gi[2 * D + j] + r * hn);
-      out[j] = n + z * (h[j] - n);
-      saved[j] = r;
-      saved[D + j] = z;
+      const A n = tanh_of(gi[2 * D + j] + saved[j] * hn);
+      out[j] = n + saved[D + j] * (h[j] - n);
       saved[2 * D + j] = n;
       saved[3 * D + j] = hn;
     }
@@ -179,7 +191,7 @@ struct MemoryInputs {
   const int64_t* rows;       // of the tables, [U], or null: row u
   const int64_t* places;     // of the result and its gradient, [U], or null: row u
   const double *dt, *w, *b;  // w and b as time_encode_rows wants them
-  int64_t Dm, T, D;
+  int64_t U, Dm, T, D;
   bool gru;
 
   int64_t row(int64_t u) const { return rows ? rows[u] : u; }
@@ -188,13 +200,52 @@ struct MemoryInputs {
   int64_t saved_width() const { return gru ? 4 * D : D; }
   void load_x(int64_t u, A* x) const {
     const S* m = mail + row(u) * ld_mail;
-    for (int64_t j = 0; j < Dm; ++j) x[j] = static_cast<A>(m[j]);
+    std::copy_n(m, Dm, x);
     time_encode_rows(dt + u, w, b, x + Dm, 1, T);
   }
   void load_h(int64_t u, A* h) const {
     const S* m = memory + row(u) * ld_memory;
-    for (int64_t j = 0; j < D; ++j) h[j] = static_cast<A>(m[j]);
+    std::copy_n(m, D, h);
   }
+};
+
+// Brings mail and memory of rows [first, end) nearer: a few cache lines at each call.
+template <class S, class A>
+class FetchRows {
+ public:
+  FetchRows(const MemoryInputs<S, A>& in, int64_t first, int64_t end) : in_(in), row_(2 * first), end_(2 * end) {
+    // pages first, many at once: looking one up can take longer than the line
+    for (int64_t row = row_; row < end_; ++row) {
+      start(row);
+      if (at_ < stop_) __builtin_prefetch(at_), __builtin_prefetch(stop_ - 1);
+    }
+    at_ = stop_;
+  }
+  void operator()() {
+    for (int i = 0; i < kLines; ++i, at_ += kLine) {
+      while (at_ >= stop_) {
+        if (row_ >= end_) return;
+        start(row_++);
+      }
+      __builtin_prefetch(at_);
+    }
+  }
+
+ private:
+  static constexpr int kLines = 10, kLine = 64;
+
+  // Mail of row u at 2 u, its memory at 2 u + 1.
+  void start(int64_t row) {
+    const int64_t u = in_.row(row / 2);
+    const bool mail = row % 2 == 0;
+    const S* from = mail ? in_.mail + u * in_.ld_mail : in_.memory + u * in_.ld_memory;
+    at_ = reinterpret_cast<const char*>(from);
+    stop_ = reinterpret_cast<const char*>(from + (mail ? in_.Dm : in_.D));
+  }
+
+  const MemoryInputs<S, A>& in_;
+  int64_t row_, end_;
+  const char *at_ = nullptr, *stop_ = nullptr;
 };
 
 constexpr int64_t kRowTile = 32;   // most rows of a tile of x, h and gates
@@ -213,7 +264,8 @@ void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, con
     in.load_x(begin + i, x + i * ldx);
     in.load_h(begin + i, h + i * ldh);
   }
-  gemm_panels<A>(n, left_rows(x, ldx), w_ih, 0, panels_of(G, tile_set<A>().nr), gi, ldg, {b_ih, 0, false});
+  FetchRows<S, A> next(in, end, std::min(end + n, in.U));
+  gemm_panels<A>(n, left_rows(x, ldx), w_ih, 0, panels_of(G, tile_set<A>().nr), gi, ldg, {b_ih, 0, false}, next);
   gemm_panels<A>(n, left_rows(h, ldh), w_hh, 0, panels_of(G, tile_set<A>().nr), gh, ldg, {b_hh, 0, false});
   // rows nobody asked to save all go to one place
   A* s = saved ? saved + begin * lds : gh + kRowTile * ldg;
@@ -273,7 +325,8 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
   }
   const Left<A> left = left_rows<A>(d, ldd);
   if (want.time) {
-    gemm_panels<A>(n, left, w_time, 0, panels_of(T, nr), dphi, T, {});
+    FetchRows<S, A> next(in, end, std::min(end + n, in.U));
+    gemm_panels<A>(n, left, w_time, 0, panels_of(T, nr), dphi, T, {}, next);
     time_encode_grad_rows(in.dt + begin, in.w, in.b, dphi, sums + width, sums + width + T, n, T);
   }
   if (want.x_mail) gemm_panels<A>(n, left, w_mail, 0, panels_of(in.Dm, nr), want.x_mail + begin * in.Dm, in.Dm, {});

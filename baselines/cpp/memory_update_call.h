@@ -52,11 +52,12 @@ struct MemoryCall {
           rows.dt.data(),
           w.data(),
           b.data(),
+          static_cast<int64_t>(rows.dt.size()),
           mail.size(1),
           time_w.size(0),
           memory.size(1),
           gru};
-    U = static_cast<int64_t>(rows.dt.size());
+    U = in.U;
     X = in.Dm + in.T;
     G = in.gates() * in.D;
   }
@@ -69,11 +70,9 @@ void memory_forward(const MemoryCall<S>& call, const Tensor& b_ih, const Tensor&
   const int64_t U = call.U, D = call.in.D;
   if (U == 0) return;
   Panels<A> p_ih(call.X, call.G), p_hh(D, call.G);
-  parallel_chunks(p_ih.count() + p_hh.count(), 1, [&](int64_t p, int64_t) {
-    if (p < p_ih.count())
-      p_ih.pack_transposed(ptr<S>(call.w_ih), call.X, p);
-    else
-      p_hh.pack_transposed(ptr<S>(call.w_hh), D, p - p_ih.count());
+  parallel_chunks(p_ih.count(), 1, [&](int64_t p, int64_t) {
+    p_ih.pack_transposed(ptr<S>(call.w_ih), call.X, p);
+    p_hh.pack_transposed(ptr<S>(call.w_hh), D, p);
   });
   std::vector<A> bias_ih(static_cast<size_t>(call.G)), bias_hh(bias_ih);
   const Tensor bi = torch::stable::contiguous(b_ih), bh = torch::stable::contiguous(b_hh);
