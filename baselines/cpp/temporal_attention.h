@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "philox.h"
 #include "simd.h"
@@ -18,15 +19,38 @@ struct vec;
 template <>
 struct vec<float> {
   typedef float type __attribute__((vector_size(64)));
+  typedef int32_t mask __attribute__((vector_size(64)));
+  static constexpr mask lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 };
 template <>
 struct vec<double> {
   typedef double type __attribute__((vector_size(64)));
+  typedef int64_t mask __attribute__((vector_size(64)));
+  static constexpr mask lane = {0, 1, 2, 3, 4, 5, 6, 7};
 };
 template <class A>
 using vec_t = typename vec<A>::type;
 template <class A>
 constexpr int64_t kLanes = 64 / static_cast<int64_t>(sizeof(A));
+
+template <class A>
+using mask_t = typename vec<A>::mask;
+
+// live[i]: whether i < n.
+template <class A>
+GNNACCEL_INLINE void lanes_below(int64_t n, mask_t<A>& live) {
+  using Int = std::remove_reference_t<decltype(live[0])>;
+  live = vec<A>::lane < static_cast<Int>(n < kLanes<A> ? n : kLanes<A>);
+}
+
+template <class A>
+GNNACCEL_INLINE vec_t<A>& at(A* p) {
+  return *reinterpret_cast<vec_t<A>*>(p);
+}
+template <class A>
+GNNACCEL_INLINE const vec_t<A>& at(const A* p) {
+  return *reinterpret_cast<const vec_t<A>*>(p);
+}
 
 // --- dropout ---
 
@@ -79,12 +103,12 @@ GNNACCEL_INLINE A sum_lanes(const vec_t<A>& v) {
 }
 
 template <int N, int M, class A>
-GNNACCEL_INLINE void dot_block(const A* x, const A* q, A* out, int64_t out_stride, int64_t width) {
+GNNACCEL_INLINE void dot_block(const A* x, int64_t ld, const A* q, A* out, int64_t out_stride, int64_t width) {
   using V = vec_t<A>;
   V acc[N][M] = {};
   for (int64_t f = 0; f < width; f += kLanes<A>) {
     V row[N];
-    for (int i = 0; i < N; ++i) row[i] = *reinterpret_cast<const V*>(x + i * width + f);
+    for (int i = 0; i < N; ++i) row[i] = *reinterpret_cast<const V*>(x + i * ld + f);
     for (int j = 0; j < M; ++j) {
       const V b = *reinterpret_cast<const V*>(q + j * width + f);
       for (int i = 0; i < N; ++i) acc[i][j] += row[i] * b;
@@ -96,26 +120,28 @@ GNNACCEL_INLINE void dot_block(const A* x, const A* q, A* out, int64_t out_strid
 
 // n rows in blocks of up to five: that many chains of sums keep the multipliers busy.
 template <int M, class A>
-GNNACCEL_INLINE void dot_heads(const A* x, const A* q, A* out, int64_t out_stride, int64_t n, int64_t width) {
+GNNACCEL_INLINE void dot_heads(const A* x, int64_t ld, const A* q, A* out, int64_t out_stride, int64_t n,
+                               int64_t width) {
   while (n > 0) {
     const int64_t rows = n <= 5 ? n : n < 10 ? (n + 1) / 2 : 5;
     switch (rows) {
-      case 1: dot_block<1, M>(x, q, out, out_stride, width); break;
-      case 2: dot_block<2, M>(x, q, out, out_stride, width); break;
-      case 3: dot_block<3, M>(x, q, out, out_stride, width); break;
-      case 4: dot_block<4, M>(x, q, out, out_stride, width); break;
-      default: dot_block<5, M>(x, q, out, out_stride, width);
+      case 1: dot_block<1, M>(x, ld, q, out, out_stride, width); break;
+      case 2: dot_block<2, M>(x, ld, q, out, out_stride, width); break;
+      case 3: dot_block<3, M>(x, ld, q, out, out_stride, width); break;
+      case 4: dot_block<4, M>(x, ld, q, out, out_stride, width); break;
+      default: dot_block<5, M>(x, ld, q, out, out_stride, width);
     }
-    n -= rows, x += rows * width, out += rows;
+    n -= rows, x += rows * ld, out += rows;
   }
 }
 
-// out[j, i] = x_i . q_j for n rows x and m rows q.
+// out[j, i] = x_i . q_j for n rows x, which are ld apart, and m rows q.
 template <class A>
-GNNACCEL_INLINE void dot_rows(const A* x, const A* q, A* out, int64_t out_stride, int64_t n, int64_t m, int64_t width) {
+GNNACCEL_INLINE void dot_rows(const A* x, int64_t ld, const A* q, A* out, int64_t out_stride, int64_t n, int64_t m,
+                              int64_t width) {
   int64_t j = 0;
-  for (; j + 2 <= m; j += 2) dot_heads<2>(x, q + j * width, out + j * out_stride, out_stride, n, width);
-  if (j < m) dot_heads<1>(x, q + j * width, out + j * out_stride, out_stride, n, width);
+  for (; j + 2 <= m; j += 2) dot_heads<2>(x, ld, q + j * width, out + j * out_stride, out_stride, n, width);
+  if (j < m) dot_heads<1>(x, ld, q + j * width, out + j * out_stride, out_stride, n, width);
 }
 
 template <int M, int B, class A>
@@ -155,16 +181,17 @@ GNNACCEL_INLINE void mix_rows(const A* x, const A* p, A* out, int64_t p_stride, 
 // cos(dt w + b), and the sine if asked; w and b in turns for float, in radians for double, both padded to whole
 // vectors. The sine is written in whole vectors.
 GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, float* out, float* sine, int64_t T) {
+  typedef float Unaligned __attribute__((vector_size(64), aligned(4), may_alias));
   for (int64_t j = 0; j < T; j += 16) {
-    float turns[16], cosine[16];
+    alignas(64) float turns[16], cosine[16];
     for (int64_t l = 0; l < 16; ++l) turns[l] = static_cast<float>(reduce_turns(dt * w[j + l] + b[j + l]));
     for (int64_t l = 0; l < 16; ++l) cosine[l] = cos_turns(turns[l]);
     if (sine != nullptr)
       for (int64_t l = 0; l < 16; ++l) sine[j + l] = sin_turns(turns[l]);
-    if (j + 16 <= T)
-      std::memcpy(out + j, cosine, sizeof cosine);
-    else
-      std::copy_n(cosine, T - j, out + j);
+    Unaligned& to = *reinterpret_cast<Unaligned*>(out + j);
+    mask_t<float> live;
+    lanes_below<float>(T - j, live);
+    to = live ? at(cosine) : to;
   }
 }
 GNNACCEL_INLINE void encode_time(double dt, const double* w, const double* b, double* out, double* sine, int64_t T) {
@@ -236,8 +263,14 @@ GNNACCEL_INLINE double exp_negative(double x) { return std::exp(x); }
 
 template <class A>
 GNNACCEL_INLINE A max_lanes(const vec_t<A>& v) {
-  A top = v[0];
-  for (int i = 1; i < kLanes<A>; ++i) top = top > v[i] ? top : v[i];
+  typedef A half __attribute__((vector_size(32)));
+  typedef A quarter __attribute__((vector_size(16)));
+  const half h0 = reinterpret_cast<const half*>(&v)[0], h1 = reinterpret_cast<const half*>(&v)[1];
+  const half h = h0 > h1 ? h0 : h1;
+  const quarter q0 = reinterpret_cast<const quarter*>(&h)[0], q1 = reinterpret_cast<const quarter*>(&h)[1];
+  const quarter q = q0 > q1 ? q0 : q1;
+  A top = q[0];
+  for (int i = 1; i < kLanes<A> / 4; ++i) top = top > q[i] ? top : q[i];
   return top;
 }
 
@@ -246,24 +279,23 @@ template <class A>
 GNNACCEL_INLINE void softmax(const AttentionShape<A>& a, const A* logit, A* p, int64_t n) {
   using V = vec_t<A>;
   constexpr int64_t L = kLanes<A>;
-  constexpr A kNone = -std::numeric_limits<A>::infinity();
-  V top = V{} + kNone;
+  const V none = V{} - std::numeric_limits<A>::infinity();
+  V top = none;
   for (int64_t k = 0; k < n; k += L) {
-    for (int64_t l = 0; l < L; ++l) {
-      const A v = a.scale * logit[k + l];
-      p[k + l] = k + l < n ? (v > 0 ? v : a.slope * v) : kNone;
-    }
-    const V v = *reinterpret_cast<const V*>(p + k);
+    mask_t<A> live;
+    lanes_below<A>(n - k, live);
+    const V scaled = a.scale * at(logit + k), v = live ? (scaled > 0 ? scaled : a.slope * scaled) : none;
+    at(p + k) = v;
     top = top > v ? top : v;
   }
   const A most = max_lanes<A>(top);
   V total = {};
   for (int64_t k = 0; k < n; k += L) {
     for (int64_t l = 0; l < L; ++l) p[k + l] = exp_negative(p[k + l] - most);
-    total += *reinterpret_cast<V*>(p + k);
+    total += at(p + k);
   }
   const A inverse = 1 / sum_lanes<A>(total);
-  for (int64_t k = 0; k < n; k += L) *reinterpret_cast<V*>(p + k) *= inverse;
+  for (int64_t k = 0; k < n; k += L) at(p + k) *= inverse;
 }
 
 template <class A>
@@ -278,8 +310,13 @@ template <class A>
 GNNACCEL_INLINE void dropout_mask(const AttentionDropout& dropout, const uint32_t* words, int64_t n, A* mask) {
   const A keep = dropout.active ? static_cast<A>(dropout.keep) : A{1};
   const uint32_t threshold = dropout.threshold;
-  for (int64_t k = 0; k < n; k += kLanes<A>)
-    for (int64_t l = k; l < k + kLanes<A>; ++l) mask[l] = dropout.active && words[l] < threshold ? A{0} : keep;
+  for (int64_t k = 0; k < n; k += kLanes<A>) {
+    if (!dropout.active) {
+      at(mask + k) = vec_t<A>{} + keep;
+      continue;
+    }
+    for (int64_t l = k; l < k + kLanes<A>; ++l) mask[l] = words[l] < threshold ? A{0} : keep;
+  }
 }
 
 // Needs x (node and edge parts), dt, q = u, c, and with dropout the root's words; leaves z, s, logit.
@@ -287,19 +324,26 @@ template <class A>
 GNNACCEL_INLINE void attend(const AttentionShape<A>& a, AttentionScratch<A>& m, const uint32_t* words, int64_t n) {
   for (int64_t k = 0; k < n; ++k)
     encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + a.Dn + a.De, static_cast<A*>(nullptr), a.T);
-  dot_rows(m.x, m.q, m.logit, a.slots, n, a.H, a.width);
+  dot_rows(m.x, a.width, m.q, m.logit, a.slots, n, a.H, a.width);
   for (int64_t h = 0; h < a.H; ++h) {
     A *p = m.p + h * a.slots, *logit = m.logit + h * a.slots;
-    for (int64_t k = 0; k < n; ++k) logit[k] += m.c[h];
+    for (int64_t k = 0; k < n; k += kLanes<A>) at(logit + k) += m.c[h];
     softmax(a, logit, p, n);
     if (a.dropout.active) {
       dropout_mask(a.dropout, words + h * a.dropout.per_head, n, m.mask);
-      for (int64_t k = 0; k < n; k += kLanes<A>)
-        *reinterpret_cast<vec_t<A>*>(p + k) *= *reinterpret_cast<const vec_t<A>*>(m.mask + k);
+      for (int64_t k = 0; k < n; k += kLanes<A>) at(p + k) *= at(m.mask + k);
     }
     m.s[h] = sum_slots(p, n);
   }
   mix_rows(m.x, m.p, m.z, a.slots, n, a.H, a.width);
+}
+
+// to[lane] -= v[lane] in double
+template <class A>
+GNNACCEL_INLINE void subtract_exactly(const vec_t<A>& v, double* to) {
+  typedef A piece __attribute__((vector_size(8 * sizeof(A))));
+  for (int i = 0; i < kLanes<A> / 8; ++i)
+    at(to + 8 * i) -= __builtin_convertvector(reinterpret_cast<const piece*>(&v)[i], vec_t<double>);
 }
 
 // Adds the gradients in w and b, given what attend_backward has left in the scratch.
@@ -326,8 +370,8 @@ GNNACCEL_INLINE void time_backward(const AttentionShape<A>& a, AttentionScratch<
       sum_b += g;
       sum_w += g * static_cast<A>(m.dt[k]);
     }
-    for (int64_t l = 0; l < L; ++l) m.grad_b[j + l] -= static_cast<double>(sum_b[l]);
-    for (int64_t l = 0; l < L; ++l) m.grad_w[j + l] -= static_cast<double>(sum_w[l]);
+    subtract_exactly<A>(sum_b, m.grad_b + j);
+    subtract_exactly<A>(sum_w, m.grad_w + j);
   }
 }
 
@@ -341,7 +385,7 @@ GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratc
   constexpr int64_t L = kLanes<A>;
   const int64_t t0 = a.Dn + a.De, wave = round_up(a.T, L);
   for (int64_t k = 0; k < n; ++k) encode_time(m.dt[k], a.w, a.b, m.x + k * a.width + t0, m.sine + k * wave, a.T);
-  dot_rows(m.x, m.dz, m.e, a.slots, n, a.H, a.width);
+  dot_rows(m.x, a.width, m.dz, m.e, a.slots, n, a.H, a.width);
   for (int64_t h = 0; h < a.H; ++h) {
     A *p = m.p + h * a.slots, *e = m.e + h * a.slots;
     const A* logit = m.logit + h * a.slots;
@@ -349,15 +393,17 @@ GNNACCEL_INLINE void attend_backward(const AttentionShape<A>& a, AttentionScratc
     dropout_mask(a.dropout, words + h * a.dropout.per_head, n, m.mask);
     V sum = {};
     for (int64_t k = 0; k < n; k += L) {
-      for (int64_t l = k; l < k + L; ++l) e[l] = l < n ? (e[l] + m.ds[h]) * m.mask[l] : A{0};
-      sum += *reinterpret_cast<const V*>(p + k) * *reinterpret_cast<const V*>(e + k);
+      mask_t<A> live;
+      lanes_below<A>(n - k, live);
+      at(e + k) = live ? (at(e + k) + m.ds[h]) * at(m.mask + k) : V{};
+      sum += at(p + k) * at(e + k);
     }
     const A mean = sum_lanes<A>(sum);
-    for (int64_t k = 0; k < n; k += L)
-      for (int64_t l = k; l < k + L; ++l) {
-        e[l] = p[l] * (e[l] - mean) * a.scale * (a.scale * logit[l] > 0 ? A{1} : a.slope);
-        p[l] *= m.mask[l];
-      }
+    for (int64_t k = 0; k < n; k += L) {
+      const V scaled = a.scale * at(logit + k), one = V{} + 1;
+      at(e + k) = at(p + k) * (at(e + k) - mean) * a.scale * (scaled > 0 ? one : a.slope * one);
+      at(p + k) *= at(m.mask + k);
+    }
     m.dc[h] = sum_slots(e, n);
   }
   time_backward(a, m, n);
@@ -385,18 +431,22 @@ GNNACCEL_INLINE void scatter(A* table, int64_t stride, const int64_t* row, int64
 
 // --- run-time dispatch ---
 
-#define GNNACCEL_ATTENTION(A)                                                                                        \
-  GNNACCEL_CLONES inline void attend_root(const AttentionShape<A>& a, AttentionScratch<A>& m, const uint32_t* words, \
-                                          int64_t n) {                                                               \
-    attend(a, m, words, n);                                                                                          \
-  }                                                                                                                  \
-  GNNACCEL_CLONES inline void attend_root_backward(const AttentionShape<A>& a, AttentionScratch<A>& m,               \
-                                                   const uint32_t* words, int64_t n) {                               \
-    attend_backward(a, m, words, n);                                                                                 \
-  }                                                                                                                  \
-  GNNACCEL_CLONES inline void scatter_root(A* table, int64_t stride, const int64_t* row, int64_t n, const A* source, \
-                                           const A* weight, int64_t K, int64_t m, int64_t columns) {                 \
-    scatter(table, stride, row, n, source, weight, K, m, columns);                                                   \
+#define GNNACCEL_ATTENTION(A)                                                                                         \
+  GNNACCEL_CLONES inline void attend_root(const AttentionShape<A>& a, AttentionScratch<A>& m, const uint32_t* words,  \
+                                          int64_t n) {                                                                \
+    attend(a, m, words, n);                                                                                           \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline void attend_root_backward(const AttentionShape<A>& a, AttentionScratch<A>& m,                \
+                                                   const uint32_t* words, int64_t n) {                                \
+    attend_backward(a, m, words, n);                                                                                  \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline void scatter_root(A* table, int64_t stride, const int64_t* row, int64_t n, const A* source,  \
+                                           const A* weight, int64_t K, int64_t m, int64_t columns) {                  \
+    scatter(table, stride, row, n, source, weight, K, m, columns);                                                    \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline void dot_products(const A* x, int64_t ld, const A* q, A* out, int64_t out_stride, int64_t n, \
+                                           int64_t m, int64_t width) {                                                \
+    dot_rows(x, ld, q, out, out_stride, n, m, width);                                                                 \
   }
 GNNACCEL_ATTENTION(float)
 GNNACCEL_ATTENTION(double)

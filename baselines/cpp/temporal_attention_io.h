@@ -110,11 +110,7 @@ struct Neighbors {
         node_type(nbr_row.scalar_type()),
         edge_type(edges.scalar_type()),
         dt_type(times.scalar_type()) {
-    // as unsigned, so that negative rows are too large as well
-    const auto too_large = [](int64_t row, int64_t size) {
-      return static_cast<uint64_t>(row) >= static_cast<uint64_t>(size);
-    };
-    bool bad_count = false, bad_node = false, bad_edge = false;
+    const std::string op = kAttention;
     int64_t work = kChunkEdges;
     for (int64_t r = 0; r < R; ++r) {
       if (work >= kChunkEdges) {
@@ -122,23 +118,28 @@ struct Neighbors {
         work = 0;
       }
       work += count[r] + 1;
-      if (count[r] < 0 || count[r] > K) {
-        bad_count = true;
-        break;
-      }
-      for (int64_t k = 0; k < count[r]; ++k) bad_node |= too_large(node_row(r, k), num_nodes);
-      if (num_edges >= 0)
-        for (int64_t k = 0; k < count[r]; ++k) bad_edge |= too_large(edge_row(r, k), num_edges);
+      if (count[r] < 0 || count[r] > K) throw std::invalid_argument(op + ": count must be in [0, K]");
     }
     chunk.push_back(R);
-    const std::string op = kAttention;
-    if (bad_count) throw std::invalid_argument(op + ": count must be in [0, K]");
-    const auto range = [](int64_t size) { return " must be in [0, " + std::to_string(size) + ") before count"; };
-    if (bad_node) throw std::invalid_argument(op + ": nbr_row" + range(num_nodes));
-    if (bad_edge) throw std::invalid_argument(op + ": edge_row" + range(num_edges));
+    const auto check = [&](const char* name, const void* ids, ScalarType type, int64_t size) {
+      if (type == ScalarType::Int ? outside(static_cast<const int32_t*>(ids), size)
+                                  : outside(static_cast<const int64_t*>(ids), size))
+        throw std::invalid_argument(op + ": " + name + " must be in [0, " + std::to_string(size) + ") before count");
+    };
+    check("nbr_row", node, node_type, num_nodes);
+    if (num_edges >= 0) check("edge_row", edge, edge_type, num_edges);
   }
 
   int64_t tasks() const { return static_cast<int64_t>(chunk.size()) - 1; }
+
+ private:
+  template <class T>
+  bool outside(const T* ids, int64_t size) const {
+    bool bad = false;
+    for (int64_t r = 0; r < R; ++r)
+      for (int64_t i = r * K; i < r * K + count[r]; ++i) bad |= ids[i] < 0 || static_cast<int64_t>(ids[i]) >= size;
+    return bad;
+  }
 };
 
 // A root's inputs besides its query, and what every pass does first: gather.

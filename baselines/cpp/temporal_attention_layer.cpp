@@ -220,7 +220,8 @@ void store_time(const std::vector<double>& parts, const LayerWeights<A>& w, cons
 template <class A>
 void add_table(const Layer<A>& layer, const A* by_row, int64_t by_row_ld, const TableSource<A>* source,
                const A* coefficients, Tensor& grad) {
-  const int64_t U = grad.size(0), dim = grad.size(1), H = layer.in.shape.H, K = layer.in.shape.K, L = kLanes<A>;
+  const int64_t U = grad.size(0), dim = grad.size(1), H = layer.in.shape.H, K = layer.in.shape.K, L = kLanes<A>,
+                slots = layer.in.shape.slots;
   const RootOrder& order = layer.order;
   const Store<A> store = storer<A>(grad.scalar_type());
   void* to = grad.data_ptr();
@@ -240,7 +241,8 @@ void add_table(const Layer<A>& layer, const A* by_row, int64_t by_row_ld, const 
       if (source == nullptr) continue;
       const int64_t n = layer.in.nbrs.count[order.root[static_cast<size_t>(p)]];
       add_to_slice(source->row + p * K, n, source->dz + (s * order.R() + p) * H * L,
-                   source->u + (s * order.rows() + distinct) * H * L, coefficients + p * 2 * H * K, H, K, slice);
+                   source->u + (s * order.rows() + distinct) * H * L, coefficients + p * 2 * H * slots, H, slots,
+                   slice);
     }
     for (int64_t i = 0; i < U; ++i) store(to, i * dim + s * L, columns, slice + i * L);
   });
@@ -287,7 +289,7 @@ layer_backward_cpu(const Tensor& grad_in, const Tensor& node_table, std::optiona
     layer.saved = {const_cast<A*>(ptr<A>(logit)), const_cast<A*>(ptr<A>(attended)), const_cast<A*>(ptr<A>(out)),
                    const_cast<A*>(ptr<A>(mean)), const_cast<A*>(ptr<A>(rstd))};
     const int64_t row_ld = round_up(layer.w.Dq, kLanes<A>);
-    Tensor by_row = empty({order.rows(), row_ld}, acc), coefficients = empty({R, 2 * heads, a.K}, acc);
+    Tensor by_row = empty({order.rows(), row_ld}, acc), coefficients = empty({R, 2 * heads, a.slots}, acc);
     LayerGradients<A> gradients{
         grad.data_ptr(), loader<A>(grad.scalar_type()), ptr<A>(by_row), ptr<A>(coefficients), {}};
     std::vector<Tensor> kept;

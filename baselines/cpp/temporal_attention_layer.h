@@ -51,6 +51,31 @@ struct LayerParameters {
   const A *norm_weight, *norm_bias;                // padded
 };
 
+// Products [n, F] W_h^T of each head with d columns, W with its bias: panels, and the few columns that would leave a
+// panel all but empty as dot products.
+template <class A>
+struct HeadOutputs {
+  static constexpr int64_t kFew = 4;
+  std::vector<Panels<A>> panels;
+  int64_t rest, width;  // columns of the dot products; their padded length
+  Scratch<A> rows;      // [H, rest, width]
+
+  HeadOutputs(int64_t H, int64_t d, int64_t F, const A* W, const A* bias)
+      : rest(d % tile_set<A>().nr <= kFew ? d % tile_set<A>().nr : 0),
+        width(round_up(F, kLanes<A>)),
+        rows(H * rest * width) {
+    panels.reserve(static_cast<size_t>(H));
+    for (int64_t h = 0; h < H; ++h) panels.emplace_back(F, d - rest);
+    for (int64_t i = 0; i < H * rest; ++i) {
+      const int64_t row = i / rest * d + d - rest + i % rest;
+      A* to = rows.get() + i * width;
+      std::copy_n(W + row * (F - 1), F - 1, to);
+      to[F - 1] = bias[row];
+      std::fill(to + F, to + width, A{0});
+    }
+  }
+};
+
 // The layer's weights in panels, for the products of one pass.
 template <class A>
 struct LayerWeights {
@@ -61,7 +86,7 @@ struct LayerWeights {
   Panels<A> from_row, to_row;         // [h | 1] -> [q | own term], and back
   Panels<A> output, output_back;      // of the attended values
   std::vector<Panels<A>> key, value;  // per head: into the space of neighbours
-  std::vector<Panels<A>> key_back, value_back;  // out of it
+  HeadOutputs<A> back;                // out of it: of values, or in the backward pass of keys
 
   LayerWeights(int64_t heads, int64_t D_, int64_t Dq_, int64_t columns, const LayerParameters<A>& parameters,
                std::vector<double> time_b, bool backward)
@@ -76,31 +101,26 @@ struct LayerWeights {
         from_row(Dq + 1, 2 * D),
         to_row(backward ? 2 * D : 0, Dq),
         output(backward ? 0 : D, D),
-        output_back(backward ? D : 0, D) {
+        output_back(backward ? D : 0, D),
+        back(H, d, F, backward ? of.wk : of.wv, backward ? of.bk : of.bv) {
     set_own();
     std::vector<std::function<void()>> jobs;
     const auto each = [&](Panels<A>& panels, auto pack) {
       for (int64_t p = 0; p < panels.count(); ++p) jobs.push_back([&panels, pack, p] { pack(panels, p); });
     };
     each(from_row, [this](Panels<A>& to, int64_t p) { pack_out(to, own.data(), Dq, own_bias.data(), p); });
-    for (auto* list : {&key, &value, &key_back, &value_back}) list->reserve(static_cast<size_t>(H));
+    key.reserve(static_cast<size_t>(H)), value.reserve(static_cast<size_t>(H));
     for (int64_t h = 0; h < H; ++h) {
-      const int64_t row = h * d;
-      const auto into = [&, row](std::vector<Panels<A>>& list, const A* w, const A* b) {
+      const int64_t row = h * d, ld = F - 1;
+      const auto into = [&](std::vector<Panels<A>>& list, const A* W, const A* bias) {
         each(list.emplace_back(d, F),
-             [this, row, w, b](Panels<A>& to, int64_t p) { pack_into(to, w + row * (F - 1), b + row, p); });
-      };
-      const auto out_of = [&, row](std::vector<Panels<A>>& list, const A* w, const A* b) {
-        each(list.emplace_back(F, d),
-             [this, row, w, b](Panels<A>& to, int64_t p) { pack_out(to, w + row * (F - 1), F - 1, b + row, p); });
+             [W = W + row * ld, bias = bias + row](Panels<A>& to, int64_t p) { pack_into(to, W, bias, p); });
       };
       into(key, of.wk, of.bk);
-      if (backward) {
-        into(value, of.wv, of.bv);
-        out_of(key_back, of.wk, of.bk);
-      } else {
-        out_of(value_back, of.wv, of.bv);
-      }
+      if (backward) into(value, of.wv, of.bv);
+      each(back.panels[static_cast<size_t>(h)],
+           [W = (backward ? of.wk : of.wv) + row * ld, bias = (backward ? of.bk : of.bv) + row, ld](
+               Panels<A>& to, int64_t p) { pack_out(to, W, ld, bias, p); });
     }
     if (backward) {
       each(to_row, [this](Panels<A>& to, int64_t p) { to.pack(own.data(), Dq, p); });
@@ -188,15 +208,29 @@ Packed<A> padded_panels(Panels<A>& panels) {
   return view;
 }
 
-// to[i, h] = from[i, head h] panels_h for n rows
+// to [n, H, width] = from [n, heads] panels of each head
 template <class A>
-void product_by_head(std::vector<Panels<A>>& panels, int64_t n, const A* from, int64_t from_ld, int64_t from_head,
-                     A* to, int64_t to_ld, int64_t to_head, bool whole_vectors) {
+void product_by_head(std::vector<Panels<A>>& panels, int64_t n, const A* from, int64_t from_ld, int64_t d, A* to,
+                     int64_t to_ld, int64_t width) {
   for (size_t h = 0; h < panels.size(); ++h) {
     const auto head = static_cast<int64_t>(h);
-    const Packed<A> b = whole_vectors ? padded_panels(panels[h]) : panels[h].view();
-    gemm_panels<A>(n, left_rows(from + head * from_head, from_ld), b, 0, panels[h].count(), to + head * to_head, to_ld,
-                   {});
+    gemm_panels<A>(n, left_rows(from + head * d, from_ld), padded_panels(panels[h]), 0, panels[h].count(),
+                   to + head * width, to_ld, {});
+  }
+}
+
+// to [n, heads] = from [n, H, width] out of the space of neighbours, n <= kRoots
+template <class A>
+void product_by_head(HeadOutputs<A>& w, int64_t n, const A* from, int64_t from_ld, A* to, int64_t to_ld) {
+  const auto H = static_cast<int64_t>(w.panels.size());
+  for (int64_t h = 0; h < H; ++h) {
+    Panels<A>& panels = w.panels[static_cast<size_t>(h)];
+    const int64_t d = panels.N() + w.rest;
+    gemm_panels<A>(n, left_rows(from + h * w.width, from_ld), panels.view(), 0, panels.count(), to + h * d, to_ld, {});
+    A dots[HeadOutputs<A>::kFew * kRoots];
+    dot_products(from + h * w.width, from_ld, w.rows.get() + h * w.rest * w.width, dots, kRoots, n, w.rest, w.width);
+    for (int64_t j = 0; j < w.rest; ++j)
+      for (int64_t i = 0; i < n; ++i) to[i * to_ld + h * d + panels.N() + j] = dots[j * kRoots + i];
   }
 }
 
@@ -244,11 +278,12 @@ struct TableSource {
   void keep(const AttentionShape<A>& a, const A* from, int64_t ld, int64_t first, int64_t n, int64_t total,
             A* to) const {
     for (int64_t s = 0; s < slices(); ++s) {
-      const int64_t at = column + s * kLanes<A>, length = std::min(kLanes<A>, a.width - at);
+      // the last slice may read on into what follows in LayerWork: lanes that nobody keeps
+      const A* columns_of = from + column + s * kLanes<A>;
       A* slice = to + (s * total + first) * a.H * kLanes<A>;
       for (int64_t i = 0; i < n; ++i)
         for (int64_t h = 0; h < a.H; ++h, slice += kLanes<A>)
-          std::copy_n(from + i * ld + h * a.width + at, length, slice);
+          std::memcpy(slice, columns_of + i * ld + h * a.width, kLanes<A> * sizeof(A));
     }
   }
 };
@@ -259,7 +294,7 @@ struct LayerGradients {
   const void* grad;  // of the result, [R, D]
   Load<A> load;
   A* by_row;                           // of h, [rows of all blocks, Dq padded]
-  A* coefficients;                     // p and e, [R, 2 H, K]
+  A* coefficients;                     // p and e, [R, 2 H, slots]
   std::vector<TableSource<A>> tables;  // node and edge table, as asked
 };
 
@@ -282,7 +317,7 @@ struct Layer {
       m.place[static_cast<size_t>(i)] = rows - 1;
     }
     product(w.from_row, rows, m.h, m.ld_h, m.q, 2 * w.D, false, columns);
-    product_by_head(w.key, rows, m.q, 2 * w.D, w.d, m.u, m.ld, in.shape.width, true);
+    product_by_head(w.key, rows, m.q, 2 * w.D, w.d, m.u, m.ld, in.shape.width);
     in.shape.dropout.words(order.root.data() + begin, n, m.words.data());
     return rows;
   }
@@ -316,7 +351,7 @@ struct Layer {
       }
       std::copy_n(m.q + place * 2 * D + D, D, out + i * D);  // the root's own term
     }
-    product_by_head(w.value_back, n_roots, m.z, m.ld, a.width, attended, D, w.d, false);
+    product_by_head(w.back, n_roots, m.z, m.ld, attended, D);
     product(w.output, n_roots, attended, D, out, D, true);
     for (int64_t i = 0; i < n_roots; i += kNormGroup) {
       const int64_t rows = std::min(kNormGroup, n_roots - i), place = begin + i;
@@ -335,7 +370,7 @@ struct Layer {
     const int64_t first_row = order.first[static_cast<size_t>(block)], rows = queries(block, D, m);
     norm_backward(begin, n_roots, m, to, sums);
     product(w.output_back, n_roots, m.out, D, m.g, D);
-    product_by_head(w.value, n_roots, m.g, D, w.d, m.z, m.ld, a.width, true);
+    product_by_head(w.value, n_roots, m.g, D, w.d, m.z, m.ld, a.width);
     for (const TableSource<A>& table : to.tables) {
       table.keep(a, m.z, m.ld, begin, n_roots, order.R(), table.dz);
       table.keep(a, m.u, m.ld, first_row, rows, order.rows(), table.u);
@@ -349,7 +384,7 @@ struct Layer {
       for (int64_t j = 0; j < D; ++j) own[j] += m.out[i * D + j];
       std::copy_n(saved.attended + (begin + i) * D, D, m.held + i * m.ld_D);
     }
-    product_by_head(w.key_back, rows, m.du, m.ld, a.width, m.dq, 2 * D, w.d, false);
+    product_by_head(w.back, rows, m.du, m.ld, m.dq, 2 * D);
     product(w.to_row, rows, m.dq, 2 * D, to.by_row + first_row * round_up(w.Dq, kLanes<A>), round_up(w.Dq, kLanes<A>));
     add_products(n_roots, m.out, D, D, m.held, m.ld_D, D, sums.output, fresh);
     add_products(rows, m.dq, 2 * D, 2 * D, m.h, m.ld_h, w.Dq + 1, sums.own, fresh);
@@ -396,9 +431,10 @@ struct Layer {
       attend_root_backward(a, s, m.words.data() + i * a.dropout.stride, n);
       s.add = true;
       if (to.tables.empty()) continue;
-      for (int64_t h = 0; h < a.H; ++h) {
-        std::copy_n(s.p + h * a.slots, n, to.coefficients + (p * 2 * a.H + h) * a.K);
-        std::copy_n(s.e + h * a.slots, n, to.coefficients + (p * 2 * a.H + a.H + h) * a.K);
+      const int64_t size = a.H * a.slots;
+      for (int64_t k = 0; k < size; k += kLanes<A>) {
+        at(to.coefficients + 2 * p * size + k) = at(s.p + k);
+        at(to.coefficients + (2 * p + 1) * size + k) = at(s.e + k);
       }
       for (const TableSource<A>& table : to.tables)
         for (int64_t k = 0; k < n; ++k)
@@ -410,23 +446,22 @@ struct Layer {
 // slice [., lanes] of a table's gradient += what n neighbours in these rows get
 template <class A>
 GNNACCEL_INLINE void add_slice(const int64_t* row, int64_t n, const A* dz, const A* u, const A* coefficients, int64_t H,
-                               int64_t K, A* slice) {
-  using V = vec_t<A>;
+                               int64_t slots, A* slice) {
   for (int64_t k = 0; k < n; ++k) {
-    V& to = *reinterpret_cast<V*>(slice + row[k] * kLanes<A>);
-    V sum = to;
+    // apart from what is there: neighbours are often the same node, and each would wait for the one before
+    vec_t<A> values = {}, keys = {};
     for (int64_t h = 0; h < H; ++h) {
-      sum += coefficients[h * K + k] * *reinterpret_cast<const V*>(dz + h * kLanes<A>);
-      sum += coefficients[(H + h) * K + k] * *reinterpret_cast<const V*>(u + h * kLanes<A>);
+      values += coefficients[h * slots + k] * at(dz + h * kLanes<A>);
+      keys += coefficients[(H + h) * slots + k] * at(u + h * kLanes<A>);
     }
-    to = sum;
+    at(slice + row[k] * kLanes<A>) += values + keys;
   }
 }
 
-#define GNNACCEL_ADD_SLICE(A)                                                                       \
-  GNNACCEL_CLONES inline void add_to_slice(const int64_t* row, int64_t n, const A* dz, const A* u,  \
-                                           const A* coefficients, int64_t H, int64_t K, A* slice) { \
-    add_slice(row, n, dz, u, coefficients, H, K, slice);                                            \
+#define GNNACCEL_ADD_SLICE(A)                                                                           \
+  GNNACCEL_CLONES inline void add_to_slice(const int64_t* row, int64_t n, const A* dz, const A* u,      \
+                                           const A* coefficients, int64_t H, int64_t slots, A* slice) { \
+    add_slice(row, n, dz, u, coefficients, H, slots, slice);                                            \
   }
 GNNACCEL_ADD_SLICE(float)
 GNNACCEL_ADD_SLICE(double)
