@@ -35,11 +35,17 @@ struct LinearBlock {
 template <class S, class A>
 void linear_load_rows(const S* x, const S* grad, int64_t K, int64_t N, int64_t first, int64_t begin, int64_t end,
                       LinearBlock<A>& block) {
-  Scratch<A> row(N + tile_set<A>().mr);
+  for (int64_t u = begin; u < end; ++u) std::copy_n(x + u * K, K, block.x.row(u - first));
+  // all but the last row as they lie: groups of columns are read whole, into the next row
+  const int64_t mr = tile_set<A>().mr;
+  if constexpr (std::is_same_v<S, A>)
+    if (N >= mr) {
+      block.grad.set_rows(begin - first, end - 1 - begin, N, grad + begin * N, N);
+      begin = end - 1;
+    }
+  Scratch<A> row(N + mr);
   for (int64_t u = begin; u < end; ++u) {
-    A* to = block.x.row(u - first);
-    for (int64_t j = 0; j < K; ++j) to[j] = static_cast<A>(x[u * K + j]);
-    for (int64_t j = 0; j < N; ++j) row.get()[j] = static_cast<A>(grad[u * N + j]);
+    std::copy_n(grad + u * N, N, row.get());
     block.grad.set_rows(u - first, 1, N, row.get(), N);
   }
 }
