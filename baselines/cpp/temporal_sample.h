@@ -9,6 +9,11 @@
 #include "simd.h"
 #include "temporal_sample.cuh"
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define GNNACCEL_SAMPLE_LEVELS 1  // compiled for three levels of x86-64, see below
+#include <immintrin.h>
+#endif
+
 namespace gnnaccel {
 
 // inlined, a lambda is compiled for the instruction set of the function around it
@@ -108,10 +113,53 @@ GNNACCEL_INLINE void lower_bounds(const Time* t, Lanewise<Time>& s) {
   for (int64_t i = 0; i < kGroup; ++i) s.base[i] += t[s.base[i]] < s.key[i] ? s.size[i] : 0;
 }
 
+#if GNNACCEL_SAMPLE_LEVELS
+// Which of eight events at `at` are earlier than `key`; only those of `lanes` are looked at.
+template <class Time>
+__attribute__((target("avx512f,avx512dq"))) inline __mmask8 earlier(const Time* t, __mmask8 lanes, __m512i at,
+                                                                    const Time* key) {
+  if constexpr (std::is_same_v<Time, int64_t>) {
+    const __m512i keys = _mm512_load_si512(key);
+    return _mm512_cmplt_epi64_mask(_mm512_mask_i64gather_epi64(keys, lanes, at, t, 8), keys);
+  } else {
+    const __m512d keys = _mm512_load_pd(key);
+    return _mm512_cmp_pd_mask(_mm512_mask_i64gather_pd(keys, lanes, at, t, 8), keys, _CMP_LT_OQ);
+  }
+}
+
+// The same with gathers, which compilers shun: lanes that are done probe nothing.
+template <class Time>
+__attribute__((target("avx512f,avx512dq"))) void lower_bounds_512(const Time* t, Lanewise<Time>& s) {
+  constexpr int64_t kVecs = kGroup / 8;
+  __m512i base[kVecs], size[kVecs];
+  __m512i any = _mm512_setzero_si512();
+  for (int64_t v = 0; v < kVecs; ++v) {
+    base[v] = _mm512_load_si512(s.base + 8 * v);
+    size[v] = _mm512_load_si512(s.size + 8 * v);
+    any = _mm512_or_si512(any, size[v]);
+  }
+  while (_mm512_cmpgt_epi64_mask(any, _mm512_set1_epi64(1)) != 0) {
+    any = _mm512_setzero_si512();
+    for (int64_t v = 0; v < kVecs; ++v) {
+      const __m512i half = size[v] >> 1;
+      const __m512i probe = _mm512_add_epi64(base[v], _mm512_sub_epi64(half, _mm512_set1_epi64(1)));
+      const __mmask8 right = earlier(t, _mm512_test_epi64_mask(half, half), probe, s.key + 8 * v);
+      base[v] = _mm512_mask_add_epi64(base[v], right, base[v], half);
+      size[v] = _mm512_sub_epi64(size[v], half);
+      any = _mm512_or_si512(any, size[v]);
+    }
+  }
+  for (int64_t v = 0; v < kVecs; ++v) {
+    const __mmask8 right = earlier(t, _mm512_test_epi64_mask(size[v], size[v]), base[v], s.key + 8 * v);
+    _mm512_store_si512(s.base + 8 * v, _mm512_mask_add_epi64(base[v], right, base[v], size[v]));
+  }
+}
+#endif
+
 // Samples for roots [begin, end). False: a node is out of range or a time is NaN.
 template <int kBytes, class Id, class Time>
 GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, int64_t end) {
-  const int64_t groups = (end - begin + kGroup - 1) / kGroup, fanout = a.fanout;
+  const int64_t groups = (end - begin + kGroup - 1) / kGroup, fanout = a.fanout, node_size = a.nodes_are_64 ? 8 : 4;
   Lanewise<Time> search[2];
   Range seen[2][kGroup];
   bool good = true;
@@ -128,7 +176,12 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
 
   auto fetch_rows = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
     if (g >= groups) return;
-    const int64_t first = begin + g * kGroup;
+    const int64_t first = begin + g * kGroup, later = first + 2 * kGroup;
+    if (later + kGroup <= end) {
+      const char* nodes = static_cast<const char*>(a.nodes) + later * node_size;
+      prefetch_range(nodes, nodes + kGroup * node_size);
+      prefetch_range(a.times + later, a.times + later + kGroup);
+    }
     for (int64_t i = 0; i < size_of(g); ++i) {
       const int64_t node = node_of(a, first + i);
       prefetch(a.row_start + node);
@@ -159,9 +212,21 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
     }
   };
 
+  // by whole vectors, as `reversed` reads them
+  auto fetch_newest = [&](auto* src, int64_t last, int64_t count) GNNACCEL_INLINE_LAMBDA {
+    constexpr int64_t kLanes = kBytes / static_cast<int64_t>(sizeof *src);
+    const int64_t first = last - (count + kLanes - 1) / kLanes * kLanes;
+    prefetch_range(src + (first > 0 ? first : 0), src + last);
+  };
+
   auto find = [&](int64_t g) GNNACCEL_INLINE_LAMBDA {
     const Lanewise<Time>& s = search[g & 1];
-    lower_bounds(a.t, search[g & 1]);
+#if GNNACCEL_SAMPLE_LEVELS
+    if constexpr (kBytes == 64) {
+      lower_bounds_512(a.t, search[g & 1]);
+    } else
+#endif
+      lower_bounds(a.t, search[g & 1]);
     for (int64_t i = 0; i < size_of(g); ++i) {
       const int64_t root = begin + g * kGroup + i;
       Range r{s.row[i], s.base[i]};
@@ -174,9 +239,9 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
       const int64_t count = count_of(a, r);
       if (count == 0) continue;
       if (is_newest(a, r)) {
-        prefetch_range(a.nbr + (r.end - count), a.nbr + r.end);
-        prefetch_range(a.eid + (r.end - count), a.eid + r.end);
-        prefetch_range(a.t + (r.end - count), a.t + r.end);
+        fetch_newest(a.nbr, r.end, count);
+        fetch_newest(a.eid, r.end, count);
+        fetch_newest(a.t, r.end, count);
       } else {
         Id* picks = a.out_eid + root * fanout;  // its place until the events are known
         draw_picks(a, root, r, count);
@@ -229,7 +294,7 @@ bool sample_roots_base(const SampleArgs<Id, Time>& a, int64_t begin, int64_t end
   return sample_roots<16>(a, begin, end);
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if GNNACCEL_SAMPLE_LEVELS
 template <class Id, class Time>
 __attribute__((target("arch=x86-64-v3"))) bool sample_roots_v3(const SampleArgs<Id, Time>& a, int64_t begin,
                                                                int64_t end) {
@@ -248,7 +313,7 @@ using SampleRoots = bool (*)(const SampleArgs<Id, Time>&, int64_t, int64_t);
 
 template <class Id, class Time>
 SampleRoots<Id, Time> sample_roots_here() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if GNNACCEL_SAMPLE_LEVELS
   if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
     return &sample_roots_v4<Id, Time>;
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")) return &sample_roots_v3<Id, Time>;
