@@ -87,7 +87,7 @@ def commit_events(
         has_mail: `[N]`, bool.
         ends: Nodes `[2 B]`, int32 or int64; ends `i` and `B + i` belong to event `i`.
         times: Times of the ends, `[2 B]`, dtype of `last_update`.
-        row: Row of each end in the next two, `[2 B]`, int32 or int64; equal for equal nodes.
+        row: Row of each end in the next two, `[2 B]`, int32 or int64; equal for equal nodes and for no others.
         rows_memory: New memory, `[U, D]`, dtype of `memory`.
         rows_time: Time of its last update, `[U]`, dtype of `last_update`.
         event_ids: Event ids, int64 `[B]`.
@@ -99,7 +99,7 @@ def commit_events(
 
     Raises:
         TypeError: An argument has an unsupported dtype.
-        ValueError: Shapes do not fit, or on CPU an id is out of range (before anything is written).
+        ValueError: Shapes do not fit, a table is not contiguous, or on CPU an id is out of range (before anything is written).
     """
     if memory.dim() != 2 or mail.dim() != 2:
         raise ValueError(
@@ -136,6 +136,13 @@ def commit_events(
             raise TypeError(
                 f"commit_events: {name} must be {' or '.join(map(str, wanted))}, got {shapes[name][0].dtype}"
             )
+    for name, table in (
+        ("memory", memory),
+        ("mail", mail),
+        *((n, shapes[n][0]) for n in ("last_update", "mail_time", "has_mail")),
+    ):
+        if not table.is_contiguous():
+            raise ValueError(f"commit_events: {name} must be contiguous, got strides {list(table.stride())}")
     if not torch.compiler.is_compiling():
         # an op made by Library.define does not tell autograd what it writes: a backward pass that still needs it would not know
         torch.autograd.graph.increment_version((memory, last_update, mail, mail_time, has_mail))

@@ -39,8 +39,10 @@ def _composite(
     pre = src.unsqueeze(1) + torch.cat([other[:B].unsqueeze(1), other[B:].view(B, C, other.shape[1])], dim=1)
     hidden = torch.relu(pre)
     logit = (hidden * w_out).sum(-1) + b_out
-    sign = logit.new_tensor([-1.0] + [1.0] * C)
-    weight = logit.new_tensor([1 / B] + [1 / (B * C)] * C)
+    # filled on the device: a copy from the host would wait
+    sign, weight = logit.new_ones(1 + C), logit.new_full((1 + C,), 1 / (B * C))
+    sign[0].fill_(-1)
+    weight[0].fill_(1 / B)
     # float64: torch may add up in another order for another number of threads
     cross = torch.logaddexp(sign * logit, torch.zeros_like(logit))
     loss = (cross * weight).double().sum().to(dtype)

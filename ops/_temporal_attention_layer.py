@@ -149,7 +149,7 @@ def _composite_backward(
     per_head = (heads, D // heads, wv.shape[1])
     roots = _Queries(node_table, root_table, root_row, wq, bq, wk, bk, time_b, heads)
     options = (*_ATTENTION, dropout, seed, True)
-    # u and z cost two products to make again, and R * H * F numbers each to keep
+    # u and z are made again: to keep them would take R * H * F numbers each
     z, s, _ = _ops.temporal_attention(roots.u, roots.c, node_table, *block, *options)
 
     d_out, d_norm_weight, d_norm_bias = _ops.relu_norm_backward(

@@ -27,15 +27,13 @@ void check_range(const char* name, const T* values, int64_t n, int64_t limit) {
 void commit_events_cpu(Tensor memory, Tensor last_update, Tensor mail, Tensor mail_time, Tensor has_mail,
                        const Tensor& ends_in, const Tensor& times_in, const Tensor& row_in, const Tensor& rows_in,
                        const Tensor& rows_time_in, const Tensor& event_in, std::optional<Tensor> features_in) {
-  for (const Tensor* table : {&memory, &last_update, &mail, &mail_time, &has_mail})
-    if (!table->is_contiguous()) throw std::invalid_argument("commit_events: tables must be contiguous");
   const Tensor ends = torch::stable::contiguous(ends_in), times = torch::stable::contiguous(times_in),
                row = torch::stable::contiguous(row_in), rows = torch::stable::contiguous(rows_in),
                rows_time = torch::stable::contiguous(rows_time_in), event = torch::stable::contiguous(event_in);
   const Tensor features = with_dense_rows(features_in.value_or(rows));
   const int64_t B = event.numel(), D = memory.size(1), De = features_in.has_value() ? features.size(1) : 0;
   const int64_t* e = ptr<int64_t>(event);
-  if (De > 0) check_range("event_ids", e, B, features.size(0));
+  if (features_in.has_value()) check_range("event_ids", e, B, features.size(0));
   dispatch_ids(row.scalar_type(), "commit_events", [&](auto row_tag) {
     dispatch_ids(ends.scalar_type(), "commit_events", [&](auto id_tag) {
       dispatch_time(times.scalar_type(), "commit_events", [&](auto time_tag) {

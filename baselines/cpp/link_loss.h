@@ -58,7 +58,7 @@ GNNACCEL_INLINE A link_score(const A* a, const A* b, const A* w, int64_t width) 
   for (int64_t j = 0; j < width; j += kLinkLanes)
     for (int64_t l = 0; l < kLinkLanes; ++l) {
       const A sum = a[j + l] + b[j + l];
-      part[l] += (sum > 0 ? sum : A{0}) * w[j + l];
+      part[l] += (sum <= 0 ? A{0} : sum) * w[j + l];  // NaN stays NaN
     }
   for (int64_t half = kLinkLanes / 2; half > 0; half /= 2)
     for (int64_t l = 0; l < half; ++l) part[l] += part[l + half];
@@ -70,8 +70,8 @@ template <class A>
 GNNACCEL_INLINE void link_score_back(A g, const A* a, A* __restrict b, const A* w, int64_t width, A* __restrict row,
                                      A* __restrict out) {
   for (int64_t j = 0; j < width; ++j) {
-    const A sum = a[j] + b[j], d = sum > 0 ? g * w[j] : A{0};
-    out[j] += sum > 0 ? g * sum : A{0};
+    const A sum = a[j] + b[j], d = sum <= 0 ? A{0} : g * w[j];
+    out[j] += sum <= 0 ? A{0} : g * sum;
     row[j] += d;
     b[j] = d;
   }

@@ -12,8 +12,7 @@
 
 namespace gnnaccel {
 
-// --- activations
-// ------------------------------------------------------------------------------------------------------
+// Activations.
 
 // e^x, relative error about 1e-7 (Cephes expf); written so that compilers vectorise it.
 GNNACCEL_INLINE float exp_fast(float x) {
@@ -61,9 +60,9 @@ GNNACCEL_INLINE float tanh_of(float x) {
 }
 GNNACCEL_INLINE double tanh_of(double x) { return std::tanh(x); }
 
-// --- cells: one row of width D. Saved for backward: GRU [r | z | n | W_hn h + b_hn], RNN [h']
-// --------------------------- In vectors of L columns; the last one overlaps its neighbour (a scalar rest would cost as
-// much as several vectors), so nothing is written in place.
+// Cells: one row of width D. Saved for backward: GRU [r | z | n | W_hn h + b_hn], RNN [h']. In vectors of L columns;
+// the last one overlaps its neighbour (a scalar rest would cost as much as several vectors), so nothing is written in
+// place.
 
 #if defined(__GNUC__) && !defined(__clang__)
 #define GNNACCEL_NO_ALIAS _Pragma("GCC ivdep")
@@ -179,8 +178,7 @@ GNNACCEL_CELL_ROWS(GNNACCEL_CLONES, float)
 GNNACCEL_CELL_ROWS(, double)
 #undef GNNACCEL_CELL_ROWS
 
-// --- rows of the call
-// --------------------------------------------------------------------------------------------------
+// Rows of the call.
 
 // S is the dtype of the tensors, A of the arithmetic.
 template <class S, class A>
@@ -306,7 +304,8 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
                              MemoryBlock<A>& block, const MemoryGrads<A>& want) {
   const int64_t D = in.D, T = in.T, n = end - begin, at = begin - first, width = in.saved_width(), G = in.gates() * D;
   const int64_t ldh = block.h.ld(), ldd = round_up(width, 16), nr = tile_set<A>().nr;
-  Scratch<A> scratch(kGradTile * (2 * ldh + ldd + T));
+  // Columns::set_rows reads up to a whole tile of columns
+  Scratch<A> scratch(kGradTile * (2 * ldh + ldd + T) + tile_set<A>().mr);
   A *g = scratch.get(), *dh = g + kGradTile * ldh, *d = dh + kGradTile * ldh, *dphi = d + kGradTile * ldd;
   A* h = block.h.row(at);
   for (int64_t i = 0; i < n; ++i) {

@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> tcsr_build_cpu(const Tensor& src, con
         build(static_cast<uint64_t*>(eid.data_ptr()));
       } else if (plan.narrow()) {
         build(static_cast<uint32_t*>(eid.data_ptr()));
-      } else {  // more than 2^24 nodes and many events
+      } else {  // nodes of a bucket and events of a chunk do not fit 32 bits together
         Tensor place = empty({plan.entries}, ScalarType::Long);
         build(static_cast<uint64_t*>(place.data_ptr()));
       }

@@ -293,17 +293,17 @@ layer_backward_cpu(const Tensor& grad_in, const Tensor& node_table, std::optiona
     LayerGradients<A> gradients{
         grad.data_ptr(), loader<A>(grad.scalar_type()), ptr<A>(by_row), ptr<A>(coefficients), {}};
     std::vector<Tensor> kept;
-    const auto add_source = [&](int64_t column, int64_t columns) {
+    const auto add_source = [&](bool edges, int64_t column, int64_t columns) {
       const int64_t slices = (columns + kLanes<A> - 1) / kLanes<A>;
       kept.push_back(empty({slices, R, heads, kLanes<A>}, acc));
       kept.push_back(empty({slices, order.rows(), heads, kLanes<A>}, acc));
       kept.push_back(empty({R, a.K}, ScalarType::Long));
       const auto n = kept.size();
       gradients.tables.push_back(
-          {column, columns, ptr<A>(kept[n - 3]), ptr<A>(kept[n - 2]), ptr<int64_t>(kept[n - 1])});
+          {edges, column, columns, ptr<A>(kept[n - 3]), ptr<A>(kept[n - 2]), ptr<int64_t>(kept[n - 1])});
     };
-    if (need_node) add_source(0, a.Dn);
-    if (need_edge) add_source(a.Dn, a.De);
+    if (need_node) add_source(false, 0, a.Dn);
+    if (need_edge) add_source(true, a.Dn, a.De);
 
     GroupSums<A> sums(groups, a, layer.w);
     std::vector<double> time(static_cast<size_t>(groups * 2 * T));

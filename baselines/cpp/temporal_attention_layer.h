@@ -268,6 +268,7 @@ struct LayerSums {
 // of one vector, each of which one thread adds up: [slices, R, H, lanes] of dz, [slices, rows, H, lanes] of u.
 template <class A>
 struct TableSource {
+  bool edges;  // of the edge table
   int64_t column, columns;
   A *dz, *u;
   int64_t* row;  // [R, K] of the table
@@ -438,7 +439,7 @@ struct Layer {
       }
       for (const TableSource<A>& table : to.tables)
         for (int64_t k = 0; k < n; ++k)
-          table.row[p * a.K + k] = table.column == 0 ? in.nbrs.node_row(r, k) : in.nbrs.edge_row(r, k);
+          table.row[p * a.K + k] = table.edges ? in.nbrs.edge_row(r, k) : in.nbrs.node_row(r, k);
     }
   }
 };

@@ -13,16 +13,19 @@ class FusedAdam(torch.optim.Adam):
     """`torch.optim.Adam(fused=True)`: the same bits, the same state, half the time a step for a model of small matrices.
 
     `torch.optim.Adam` sorts its parameters by device, dtype and state anew at every step. Here that happens when something has
-    changed: at the first step, after `load_state_dict`, and while a parameter has no gradient. One group of parameters.
+    changed: at the first step, after `load_state_dict`, and while a parameter has no gradient. One group of parameters, no
+    closure, no step hooks.
 
     Args:
         params: Parameters of one floating dtype on one device.
         lr: Learning rate.
     """
 
+    _state: list[list[Tensor]] | None = None
+
     def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
         super().__init__(list(params), lr=lr, fused=True)
-        self._state: list[list[Tensor]] | None = None
+        self._step_supports_amp_scaling = False  # `GradScaler` then unscales the gradients itself
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
@@ -36,13 +39,14 @@ class FusedAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
-        assert closure is None
+        if closure is not None:
+            raise ValueError("FusedAdam.step: closure must be None, got one")
         (group,) = self.param_groups
         params = group["params"]
         grads = [p.grad for p in params]
-        if self._state is None or any(g is None for g in grads):
+        if self._state is None or any(g is None for g in grads) or group["amsgrad"] or group["maximize"]:
             super().step()
-            whole = all(len(self.state[p]) for p in params)
+            whole = all(self.state.get(p) for p in params)
             names = ("exp_avg", "exp_avg_sq", "step")
             self._state = [[self.state[p][name] for p in params] for name in names] if whole else None
             return

@@ -143,6 +143,7 @@ def test_ids_out_of_range_change_nothing(name, value, message, fallback):
         ({"memory": torch.zeros(6, 2, dtype=I64)}, TypeError, "memory and edge_feat must be floating"),
         ({"mail": torch.zeros(6, 7)}, TypeError, "mail must be torch.float64, got torch.float32"),
         ({"row": torch.zeros(8)}, TypeError, "row must be torch.int32 or torch.int64"),
+        ({"mail": torch.zeros(7, 6, dtype=F64).T}, ValueError, "mail must be contiguous"),
         ({"has_mail": torch.zeros(6)}, TypeError, "has_mail must be torch.bool"),
     ],
 )

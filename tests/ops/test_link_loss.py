@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from gnnaccel.baselines.peers.link_loss import eager
 from gnnaccel.baselines.reference.link_loss import link_loss as reference
 from gnnaccel.nn import LinkDecoder
 from gnnaccel.ops._link_loss import link_loss
-from tests.harness import DEVICE, Case, check_op
+from tests.harness import DEVICE, Case, check_op, served_by
 
 NAMES = ("h", "w_src", "b_src", "w_dst", "w_out", "b_out")
 
@@ -97,6 +98,16 @@ def test_gradients_are_scaled_and_made_only_when_wanted():
         torch.autograd.grad(link_loss(**only), only["w_out"])[0],
         torch.autograd.grad(link_loss(**args), args["w_out"])[0],
     )
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_nan_stays_nan(name, fallback):
+    """A trainer that looks at its loss must see it."""
+    args = {k: v.detach() if k in NAMES else v for k, v in tensors().items()}
+    args[name].view(-1)[0] = float("nan")
+    with served_by("CompositeExplicitAutograd") if fallback else nullcontext():
+        assert link_loss(**args).isnan()
 
 
 def test_is_once_differentiable():

@@ -62,6 +62,7 @@ CASES = [
     Case("odd", make(7, 5, 3, 9)),
     Case("no_mail", make(4, 0, 3, 5)),
     Case("no_time", make(4, 3, 0, 5)),
+    Case("no_time_whole_tile", make(33, 3, 0, 12), small=False),
     Case("table", make(6, 5, 3, 7, N=11)),
     Case("table_int32", make(6, 5, 3, 7, N=11, rows_dtype=torch.int32)),
     Case("repeated_rows", make(9, 5, 3, 7, N=11, repeat=True)),

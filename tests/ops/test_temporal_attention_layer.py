@@ -64,6 +64,8 @@ CASES = [
     Case("own_table_repeated", make(roots="rows", R=7, K=3, options={"dropout": 0.2, "seed": 3})),
     Case("no_edges", make(dims=(3, 0, 2))),
     Case("no_time", make(dims=(3, 2, 0))),
+    Case("only_edges", make(dims=(0, 3, 0))),
+    Case("fewer_edges_than_nodes", make(dims=(0, 3, 2), tables=(40, 2))),
     Case("three_heads", make(H=3, d=5, dims=(5, 7, 4), dt=torch.float64)),
     Case("int32_rows", make(rows=torch.int32, dt=torch.float32)),
     Case("strided", make(strided=True)),
@@ -145,11 +147,15 @@ def test_gradients_do_not_depend_on_threads():
 
 
 def test_only_what_is_asked_gets_a_gradient():
-    args = case(roots="rows")
-    for name in ("node_table", "root_table", "edge_table", "wq"):
-        leaves = {**args, name: args[name].clone().requires_grad_()}
-        temporal_attention_layer(**leaves).sin().sum().backward()
-        assert leaves[name].grad is not None
+    for roots in ("rows", "shared"):
+        args = case(roots=roots)
+        given = [k for k in NAMES if args[k] is not None]
+        every = {k: v.clone().requires_grad_() if k in given else v for k, v in args.items()}
+        want = dict(zip(given, gradients(every), strict=True))
+        for name in {"node_table", "root_table", "edge_table", "wq"} & set(given):
+            leaves = {**args, name: args[name].clone().requires_grad_()}
+            temporal_attention_layer(**leaves).sin().sum().backward()
+            assert torch.equal(leaves[name].grad, want[name]), (roots, name)
 
 
 def test_padding_is_not_looked_at():
