@@ -90,7 +90,8 @@ def train(
     except TrainingError as error:
         raise ValueError(str(error)) from None
     out.print(results_table(results, f"{model} on {label}: test"))
-    out.print(f"{results['seconds_per_epoch']:.1f} s an epoch; results in {folder}", highlight=False)
+    pace = f"{results['seconds_per_epoch']:.1f} s an epoch" if results["epochs"] else "nothing trained"
+    out.print(f"{pace}; results in {folder}", highlight=False)
 
 
 def evaluate(

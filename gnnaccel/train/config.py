@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 
 class ConfigError(ValueError):
@@ -23,7 +23,7 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """What is trained."""
 
-    name: Literal["tgn"] = Field(default="tgn", description="model")
+    name: Literal["tgn", "edgebank"] = Field(default="tgn", description="model")
     dim_memory: int = Field(default=100, ge=1, description="size of a node's memory")
     dim_time: int = Field(default=100, ge=1, description="size of a time encoding")
     dim_embed: int = Field(default=100, ge=1, description="size of an embedding")
@@ -36,6 +36,22 @@ class ModelConfig(_Section):
         description="'given' by the data, 'none', fixed 'random' ones, or 'auto': given if there are any, else none",
     )
     dim_random: int = Field(default=100, ge=1, description="size of fixed random node features")
+
+
+class EdgeBankConfig(_Section):
+    """The baseline that remembers pairs."""
+
+    window: float | str = Field(
+        default="none",
+        description="how long a pair is remembered: a time, 'val' (as long as validation), 'none' (ever)",
+    )
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _window(cls, value: Any) -> Any:
+        if value in ("none", "val") or (isinstance(value, (int, float)) and value >= 0):
+            return value
+        raise ValueError("must be 'none', 'val' or a time >= 0")
 
 
 class DataConfig(_Section):
@@ -74,6 +90,7 @@ class Config(_Section):
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
+    edgebank: EdgeBankConfig = Field(default_factory=EdgeBankConfig)
 
 
 def preset_names() -> list[str]:

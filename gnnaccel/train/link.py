@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +39,12 @@ class Step(NamedTuple):
     negatives: int  # candidates a positive
 
 
-def build_model(config: Config, events: TemporalEvents) -> TGN:
+def build_model(config: Config, events: TemporalEvents) -> Any:
     """The model of `config` for the data of `events`. Uses torch's global RNG for its initial weights."""
+    if config.model.name == "edgebank":
+        from gnnaccel.train.edgebank import build_edgebank
+
+        return build_edgebank(config, events)
     m = config.model
     return TGN(
         events.num_nodes,
@@ -92,6 +96,10 @@ class LinkTask:
 
     @classmethod
     def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> LinkTask:
+        if config.model.name == "edgebank" and cls is LinkTask:
+            from gnnaccel.train.edgebank import EdgeBankTask
+
+            cls = EdgeBankTask
         device = torch.device(device)
         torch.manual_seed(config.train.seed)
         graph = TemporalGraph.from_events(events.src, events.dst, events.t, num_nodes=events.num_nodes)
@@ -182,6 +190,12 @@ class LinkTask:
             semantics="strict",
         )
         return self.model.embed(built, self.edge_feat)[0]
+
+    def probabilities(self, src: Tensor, candidates: Tensor, t: Tensor) -> Tensor:
+        """Probability of an edge from `src [B]` to each of `candidates [B, C]` at `t [B]`, with the memory as it stands."""
+        B, C = candidates.shape
+        h = self.embed(torch.cat([src, candidates.reshape(-1)]), torch.cat([t, t.repeat_interleave(C)]))
+        return self.model.decoder(h[:B].unsqueeze(1), h[B:].view(B, C, -1)).sigmoid()
 
     def loss(self, step: Step) -> tuple[Tensor, MemoryRows]:
         """Binary cross-entropy of positives and negatives, each averaged, and the memory rows to commit."""

@@ -24,7 +24,7 @@ class FusedAdam(torch.optim.Adam):
     _state: list[list[Tensor]] | None = None
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
-        super().__init__(list(params), lr=lr, fused=True)
+        super().__init__([{"params": list(params)}], lr=lr, fused=True)  # a group may be empty, a bare list not
         self._step_supports_amp_scaling = False  # `GradScaler` then unscales the gradients itself
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -50,13 +50,8 @@ class Predictor:
 
     @torch.no_grad()
     def _scores(self, src: Tensor, candidates: Tensor, t: Tensor) -> Tensor:
-        task = self.task
-        C = candidates.shape[1]
-        roots = torch.cat([src, candidates.reshape(-1)]).to(task.device)
-        times = torch.cat([t, t.repeat_interleave(C)]).to(task.device)
-        h = task.embed(roots, times)
-        source, other = h[: len(src)], h[len(src) :].view(len(src), C, -1)
-        return task.model.decoder(source.unsqueeze(1), other).sigmoid().cpu()
+        device = self.task.device
+        return self.task.probabilities(src.to(device), candidates.to(device), t.to(device)).cpu()
 
     def _groups(self, t: Tensor) -> Iterator[Tensor]:
         """Row indices of the queries of each event batch, with the memory as they must see it."""

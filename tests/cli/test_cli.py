@@ -115,7 +115,7 @@ def test_a_finished_run_is_not_overwritten_by_accident(run, stream, in_process):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["train", "tgm"], "unknown model 'tgm'; there is: tgn"),
+        (["train", "tgm"], "unknown model 'tgm'; there is: edgebank, tgn"),
         (["train", "tgn", "--data", "wikpedia"], "wikipedia"),
         (["train", "tgn", "--set", "train.epoch=1"], "did you mean train.epochs?"),
         (["train", "tgn", "--set", "train.batch_size=-1"], "train.batch_size"),
