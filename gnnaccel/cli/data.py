@@ -14,7 +14,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from gnnaccel.data import REGISTRY, DataError, Dataset, DownloadError, TemporalEvents, cache_dir, fetch, load
+from gnnaccel.data import (
+    REGISTRY,
+    DataError,
+    Dataset,
+    DownloadError,
+    TemporalEvents,
+    cache_dir,
+    chronological_split,
+    draw_negatives,
+    fetch,
+    load,
+    write_negatives,
+)
 from gnnaccel.data.readers import FORMATS
 from gnnaccel.data.registry import find, present
 
@@ -62,7 +74,8 @@ def list_(as_json: AsJson = False) -> None:
         known = [{**_published(d), "name": d.name, "here": d.name in here} for d in REGISTRY.values()]
         print(json.dumps(known + [{"name": n, "here": True} for n in here if n not in REGISTRY], indent=2))
         return
-    table = Table(title="data sets", caption=f"kept in {cache_dir()}")
+    caption = f"kept in {cache_dir()}; with py-tgb also tgb:NAME and TGB's own negatives (eval --negatives-file tgb)"
+    table = Table(title="data sets", caption=caption)
     table.add_column("name", no_wrap=True)
     for head in ("nodes", "events", "edge features"):
         table.add_column(head, justify="right")
@@ -163,6 +176,39 @@ def info(
         "isolated nodes": f"{s['isolated_nodes']:,}",
     }
     _show(s["name"], rows)
+
+
+@app.command(
+    "negatives",
+    epilog="Examples: `gnnaccel data negatives wikipedia --out wikipedia-test.npz`,"
+    " `gnnaccel data negatives my/edges.csv --split val --count 20 --historical 0 --out val.npz`."
+    " Then: `gnnaccel eval RUN --negatives-file wikipedia-test.npz`",
+)
+@_one_line_errors
+def negatives_(
+    source: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A data set, a file or a folder.")],
+    to: Annotated[Path, typer.Option("--out", "-o", help="npz file to write.")],
+    part: Annotated[str, typer.Option("--split", help="test or val.")] = "test",
+    count: Annotated[int, typer.Option(min=1, help="Negatives a query.")] = 100,
+    historical: Annotated[float, typer.Option(min=0, max=1, help="Share of former destinations of the source.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+    val_fraction: Annotated[float, typer.Option(help="Share of the events for validation.")] = 0.15,
+    test_fraction: Annotated[float, typer.Option(help="Share of the events for test.")] = 0.15,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Draw negatives of a split once and write them, so that others can judge their models by the very same lists."""
+    if part not in ("test", "val"):
+        raise ValueError(f"--split must be test or val, got {part!r}")
+    if to.suffix != ".npz":
+        raise ValueError(f"--out must be an .npz file, got {to}")
+    if to.exists() and not overwrite:
+        raise ValueError(f"{to} exists; give --overwrite or another --out")
+    events = load(source)
+    split = chronological_split(events.t, val=val_fraction, test=test_fraction)
+    chosen = split.test if part == "test" else split.val
+    lists = draw_negatives(events, chosen, count=count, historical=historical, seed=seed)
+    write_negatives(to, lists, events, chosen)
+    print(f"{len(lists):,} queries, {len(lists.ids):,} negatives in {to}")
 
 
 def _show(title: str, rows: dict[str, str], caption: str | None = None) -> None:

@@ -99,6 +99,12 @@ def evaluate(
     data: Annotated[str | None, typer.Option("--data", help="Same data at another place.")] = None,
     part: Annotated[str, typer.Option("--split", help="test or val.")] = "test",
     negatives: Annotated[int | None, typer.Option(min=1, help="Negatives a positive for MRR.")] = None,
+    lists: Annotated[
+        str | None,
+        typer.Option(
+            "--negatives-file", help="Given negatives: an npz of `gnnaccel data negatives`, or tgb for TGB's own."
+        ),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Events a batch.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     device: Device = "auto",
@@ -112,23 +118,39 @@ def evaluate(
         gnnaccel eval runs/tgn-wikipedia-0
 
         gnnaccel eval runs/tgn-wikipedia-0 --split val --negatives 20 --json
+
+        gnnaccel eval runs/tgn-wikipedia-0 --negatives-file wikipedia-test.npz
     """
+    from gnnaccel.train.ranking import evaluate_ranking
+    from gnnaccel.train.trainer import plain
+
     if part not in ("test", "val"):
         raise ValueError(f"--split must be test or val, got {part!r}")
+    if lists is not None and negatives is not None:
+        raise ValueError("--negatives-file gives the negatives: leave --negatives out")
     _threads(threads)
     task, state = _load_task(run, data, pick_device(device), batch_size)
+    events = task.split.val if part == "val" else task.split.test
+    given = None if lists is None else _given_negatives(lists, task.events, part, events)
     if part == "val":
         task.reset()
         task.replay(task.split.train)
-        events = task.split.val
-    else:
-        events = task.split.test
+    if given is not None:
+        with _bar("ranking", events.stop - events.start, quiet) as bar:
+            metrics = evaluate_ranking(task, events, given, progress=bar)
+        ranking = {"negatives_file": lists, "best_epoch": state["epoch"] + 1}
+        ranking |= {f"{part}_{k}": v for k, v in metrics.items()}
+        if as_json:
+            print(json.dumps(plain(ranking), indent=2))
+        else:
+            out.print(ranking_table(ranking, f"{task.config.model.name} on {state['data']['name']}: {part}", part))
+        return
     count = negatives or task.config.eval.negatives
     with _bar("evaluating", events.stop - events.start, quiet) as bar:
         metrics = task.evaluate(events, negatives=count, progress=bar)
     results = {"negatives": count, "best_epoch": state["epoch"] + 1, **{f"{part}_{k}": v for k, v in metrics.items()}}
     if as_json:
-        print(json.dumps(results, indent=2))
+        print(json.dumps(plain(results), indent=2))
     else:
         out.print(results_table(results, f"{task.config.model.name} on {state['data']['name']}: {part}", part))
 
@@ -193,6 +215,33 @@ def results_table(results: dict[str, Any], title: str, part: str = "test") -> Ta
         "all, against historical negatives", *(f"{v:.4f}" for v in old), "-", f"{results[f'{part}_events']:,}"
     )
     return table
+
+
+def ranking_table(results: dict[str, Any], title: str, part: str = "test") -> Table:
+    """MRR and hits against given negatives as one table."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("events")
+    columns = [k for k in ("mrr", "hits@1", "hits@3", "hits@10") if f"{part}_{k}" in results]
+    for column in (*(c.upper() if c == "mrr" else c for c in columns), "count"):
+        table.add_column(column, justify="right")
+    for name, prefix, count in (
+        ("all", "", "events"),
+        ("with a node unseen in training", "inductive_", "inductive_events"),
+    ):
+        values = [results[f"{part}_{prefix}{k}"] for k in columns]
+        table.add_row(name, *(f"{v:.4f}" if v == v else "-" for v in values), f"{results[f'{part}_{count}']:,}")
+    each = results[f"{part}_candidates"] / max(1, results[f"{part}_events"])
+    table.caption = f"{each:.1f} given negatives a query; ties share the average rank"
+    return table
+
+
+def _given_negatives(source: str, events, part: str, chosen: slice):
+    from gnnaccel.data import read_negatives
+    from gnnaccel.data.tgb import tgb_negatives
+
+    if source == "tgb":
+        return tgb_negatives(events, part, chosen)
+    return read_negatives(source, events, chosen)
 
 
 def _threads(count: int | None) -> None:

@@ -5,6 +5,7 @@ split = gnnaccel.data.chronological_split(events.t)
 negatives = gnnaccel.data.NegativeSampler(events, seed=0).sample(split.test, n=100)
 """
 
+from gnnaccel.data.candidates import RaggedNegatives, draw_negatives, read_negatives, write_negatives
 from gnnaccel.data.download import DownloadError
 from gnnaccel.data.events import DataError, TemporalEvents
 from gnnaccel.data.negatives import NegativeSampler
@@ -19,14 +20,18 @@ __all__ = [
     "Dataset",
     "DownloadError",
     "NegativeSampler",
+    "RaggedNegatives",
     "Split",
     "TemporalEvents",
     "cache_dir",
     "chronological_split",
+    "draw_negatives",
     "fetch",
     "inductive_mask",
     "load",
     "power_law_events",
     "read_events",
+    "read_negatives",
     "synthetic_events",
+    "write_negatives",
 ]

@@ -17,6 +17,7 @@ from gnnaccel.data.download import DownloadError, download, sha256_of
 from gnnaccel.data.events import DataError, TemporalEvents
 from gnnaccel.data.readers import read_events
 from gnnaccel.data.synthetic import synthetic_events
+from gnnaccel.data.tgb import load_tgb
 
 __all__ = ["REGISTRY", "Dataset", "cache_dir", "fetch", "find", "load", "present"]
 
@@ -246,8 +247,8 @@ def load(
     """Events from a path or by name.
 
     A path that exists wins. Then `synthetic`, also with options as in `synthetic:events=50000,seed=1` (events, src, dst,
-    communities, recency, repetition, feat, seed). Then sets found in `cache_dir()` or its `temporal/` folder, then
-    registered ones, which are fetched.
+    communities, recency, repetition, feat, seed), and `tgb:NAME` through py-tgb. Then sets found in `cache_dir()` or its
+    `temporal/` folder, then registered ones, which are fetched.
 
     Args:
         source: Path or name.
@@ -266,6 +267,8 @@ def load(
     head, _, spec = text.partition(":")
     if head == "synthetic":
         return _synthetic(spec)
+    if head == "tgb":
+        return load_tgb(spec)
     root = cache_dir() if root is None else Path(root)
     place = find(text, root)
     record = REGISTRY.get(text)

@@ -149,27 +149,27 @@ class LinkTask:
 
     def sample(self, part: slice, candidates: Tensor, *, epoch: int = 0, batch: int = 0) -> Step:
         """Sample the neighbours of events `part` and of `candidates [B, C]`, each at the time of its event."""
-        t = self.t[part]
-        count = candidates.shape[1]
+        B, count = part.stop - part.start, candidates.shape[1]
+        event = torch.arange(B, device=self.device)
         roots = torch.cat([self.src[part], self.dst[part], candidates.reshape(-1)])
-        times = torch.cat([t, t, t.repeat_interleave(count)])
-        ids = None
-        if self.config.data.semantics == "by_event_id":
-            event = torch.arange(part.start, part.stop, device=self.device)
-            ids = torch.cat([event, event, event.repeat_interleave(count)])
-        built = build_batch(
+        rows = torch.cat([event, event, event.repeat_interleave(count)])
+        return Step(self.build(roots, part, rows, epoch=epoch, batch=batch), part, count)
+
+    def build(self, roots: Tensor, part: slice, rows: Tensor, *, epoch: int = 0, batch: int = 0) -> TemporalBatch:
+        """Sample the neighbours of `roots [R]`; root i is at the time of event `part.start + rows[i]` and sees what it may."""
+        t, semantics = self.t[part], self.config.data.semantics
+        return build_batch(
             self.graph,
             roots,
-            times,
+            t[rows],
             fanout=self.config.model.neighbors,
-            semantics=self.config.data.semantics,
+            semantics=semantics,
             seed=self.config.train.seed,
             epoch=epoch,
             batch=batch,
-            batch_start=(t[0].item(), part.start) if self.config.data.semantics == "before_batch" else None,
-            event_ids=ids,
+            batch_start=(t[0].item(), part.start) if semantics == "before_batch" else None,
+            event_ids=part.start + rows if semantics == "by_event_id" else None,
         )
-        return Step(built, part, count)
 
     def scores(self, step: Step) -> tuple[Tensor, Tensor, MemoryRows]:
         """Logits of the positives `[B]` and of their candidates `[B, C]`, and the memory rows to commit."""

@@ -263,11 +263,11 @@ class Trainer:
         }
         self.lines = [line for line in self.lines if '"kind": "epoch"' in line]
         self._log("test", **{k: v for k, v in results.items() if k != "data"})
-        (self.out / "results.json").write_text(json.dumps(_plain(results), indent=2) + "\n", "utf-8")
+        (self.out / "results.json").write_text(json.dumps(plain(results), indent=2) + "\n", "utf-8")
         return results
 
     def _log(self, kind: str, **values: Any) -> None:
-        self.lines.append(json.dumps(_plain({"kind": kind, **values})))
+        self.lines.append(json.dumps(plain({"kind": kind, **values})))
         # written whole: after a resume the file must not keep lines from beyond the checkpoint
         (self.out / "metrics.jsonl").write_text("".join(line + "\n" for line in self.lines), "utf-8")
         if self._board is not None:
@@ -339,8 +339,8 @@ def config_of(state: dict[str, Any]) -> Config:
     return validate(state["config"])
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    # JSON has no NaN: a metric over no events is null
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` for JSON, which has no NaN: a metric over no events is null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
