@@ -300,6 +300,7 @@ def temporal_sample(
         TypeError: An argument has the wrong type or dtype.
         ValueError: A shape, name or value is wrong, or a root is out of range or has NaN for a time.
     """
+    g = getattr(g, "view", g)  # read once: `append` may publish another one at any moment
     t = g.t
     dtype = t.dtype
     if times.dtype != dtype:

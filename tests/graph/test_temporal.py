@@ -190,8 +190,8 @@ def test_append_leaves_the_arrays_of_others_alone():
 
 
 def test_append_widens_ids():
-    g = ga.TemporalGraph.from_events([0], [1], [1])
-    g.num_events = 2**31 - 1
+    few = ga.TemporalGraph.from_events([0], [1], [1])
+    g = ga.TemporalGraph(*arrays(few), num_events=2**31 - 1)
     g.append([0], [1], [2])
     assert g.eid.dtype == g.nbr.dtype == torch.int64
     assert g.compact().eid.tolist() == [0, 2**31 - 1, 0, 2**31 - 1]

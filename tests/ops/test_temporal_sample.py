@@ -355,8 +355,7 @@ def test_strided_and_int32_roots():
 
 @pytest.mark.parametrize("time", [torch.int64, torch.float64])
 def test_compiles(time):
-    g = line([1, 2, 3, 4])
-    g.t = g.t.to(time)
+    g = line(torch.tensor([1, 2, 3, 4], dtype=time))
 
     def f(nodes, times):
         block = ga.temporal_sample(g, nodes, times, 3)
