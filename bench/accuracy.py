@@ -51,9 +51,9 @@ def train_pyg(
     from gnnaccel.baselines.peers.tgn_pyg import train_pyg_tgn
     from gnnaccel.data.negatives import NegativeSampler
     from gnnaccel.data.splits import chronological_split
-    from gnnaccel.train.link import node_features
+    from gnnaccel.train.build import node_features
 
-    m, t = config.model, config.train
+    m, a, t = config.memory, config.aggregator, config.train
     split = chronological_split(events.t, val=config.data.val_fraction, test=config.data.test_fraction)
     sampler = NegativeSampler(events, strategy="random", seed=t.seed)
     found = train_pyg_tgn(
@@ -62,12 +62,12 @@ def train_pyg(
         epochs=t.epochs,
         batch_size=t.batch_size,
         lr=t.learning_rate,
-        dim_memory=m.dim_memory,
+        dim_memory=m.dim,
         dim_time=m.dim_time,
-        dim_embed=m.dim_embed,
-        neighbors=m.neighbors,
-        heads=m.heads,
-        dropout=m.dropout,
+        dim_embed=a.dim,
+        neighbors=config.sampler.neighbors[0],
+        heads=a.heads,
+        dropout=a.dropout,
         seed=t.seed,
         negatives=lambda ids, n, epoch: sampler.sample(ids, n=n, epoch=epoch),
         node_feat=node_features(config, events),

@@ -127,9 +127,9 @@ class OurContender:
         from gnnaccel.train.trainer import StageTimer, make_optimizer, train_step
 
         values = {
-            **{f"model.{name}": DIM for name in ("dim_memory", "dim_time", "dim_embed")},
-            "model.neighbors": NEIGHBORS,
-            "model.heads": HEADS,
+            **{name: DIM for name in ("memory.dim", "memory.dim_time", "aggregator.dim", "aggregator.dim_time")},
+            "sampler.neighbors": NEIGHBORS,
+            "aggregator.heads": HEADS,
             "model.node_features": "none",
             "train.batch_size": batch_size,
             "train.learning_rate": LEARNING_RATE,

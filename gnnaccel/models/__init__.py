@@ -1,6 +1,12 @@
 """Reference models, made of `gnnaccel.nn` modules."""
 
+from gnnaccel.models.base import TemporalModel
+from gnnaccel.models.composed import ComposedModel
+from gnnaccel.models.dysat import DySAT
 from gnnaccel.models.edgebank import EdgeBank
+from gnnaccel.models.graphmixer import GraphMixer
+from gnnaccel.models.jodie import JODIE
+from gnnaccel.models.tgat import TGAT
 from gnnaccel.models.tgn import TGN
 
-__all__ = ["TGN", "EdgeBank"]
+__all__ = ["JODIE", "TGAT", "TGN", "ComposedModel", "DySAT", "EdgeBank", "GraphMixer", "TemporalModel"]

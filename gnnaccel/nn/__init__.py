@@ -1,9 +1,23 @@
 """Modules made of ops."""
 
+from gnnaccel.nn.aggregators import AttentionAggregator, IdentityAggregator, MeanAggregator, MixerAggregator
 from gnnaccel.nn.attention import TemporalAttention
-from gnnaccel.nn.decoder import LinkDecoder
+from gnnaccel.nn.decoder import DotDecoder, LinkDecoder
 from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.memory import Mailbox, MemoryUpdater, NodeMemory
 from gnnaccel.nn.time import TimeEncoder
 
-__all__ = ["Linear", "LinkDecoder", "Mailbox", "MemoryUpdater", "NodeMemory", "TemporalAttention", "TimeEncoder"]
+__all__ = [
+    "AttentionAggregator",
+    "DotDecoder",
+    "IdentityAggregator",
+    "Linear",
+    "LinkDecoder",
+    "Mailbox",
+    "MeanAggregator",
+    "MemoryUpdater",
+    "MixerAggregator",
+    "NodeMemory",
+    "TemporalAttention",
+    "TimeEncoder",
+]

@@ -190,7 +190,7 @@ class MemoryUpdater(nn.Module):
         super().__init__()
         if cell not in ("gru", "rnn"):
             raise ValueError(f"MemoryUpdater: cell must be 'gru' or 'rnn', got {cell!r}")
-        self.cell = cell
+        self.cell, self.dim_memory = cell, dim_memory
         self.time_encoder = TimeEncoder(dim_time)
         gates = (3 if cell == "gru" else 1) * dim_memory
         self.weight_ih = nn.Parameter(torch.empty(gates, dim_mail + dim_time))
@@ -209,11 +209,13 @@ class MemoryUpdater(nn.Module):
         time, weights = self.time_encoder, (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return memory_update(mail_table, dt, memory_table, time.w, time.b, *weights, cell=self.cell, rows=rows)
 
-    def read(self, memory: NodeMemory, mailbox: Mailbox, nodes: Tensor) -> tuple[Tensor, Tensor]:
+    def read(
+        self, memory: NodeMemory, mailbox: Mailbox, nodes: Tensor, times: Tensor | None = None, seed: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Memory `[U, dim_memory]` of `nodes [U]` with their pending mail applied, and the time of its last update `[U]`.
 
         The mailbox must have one slot. Neither it nor the memory is changed; change them after `backward`, which reads both
-        again.
+        again. `times` and `seed` are for updaters that look at the time of reading or drop out; this one does neither.
         """
         if mailbox.slots != 1:
             raise ValueError(f"MemoryUpdater.read: mailbox must have 1 slot, got {mailbox.slots}")

@@ -20,22 +20,80 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
 
+Options = dict[str, Any]
+OWN = "; or your own as package.module:Class or file.py:Class"
+
+
 class ModelConfig(_Section):
     """What is trained."""
 
-    name: Literal["tgn", "edgebank"] = Field(default="tgn", description="model")
-    dim_memory: int = Field(default=100, ge=1, description="size of a node's memory")
-    dim_time: int = Field(default=100, ge=1, description="size of a time encoding")
-    dim_embed: int = Field(default=100, ge=1, description="size of an embedding")
-    heads: int = Field(default=2, ge=1, description="attention heads; must divide dim_embed")
-    neighbors: int = Field(default=10, ge=1, le=1024, description="recent neighbours attended to")
-    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of attention and of its output")
-    cell: Literal["gru", "rnn"] = Field(default="gru", description="memory updater")
+    name: str = Field(default="tgn", description="what to call the model in results" + OWN)
     node_features: Literal["auto", "given", "none", "random"] = Field(
         default="auto",
-        description="'given' by the data, 'none', fixed 'random' ones, or 'auto': given if there are any, else none",
+        description="'given' by the data, 'none', fixed 'random' ones, or 'auto': given if there are any, else none for "
+        "models with memory and random for the others",
     )
     dim_random: int = Field(default=100, ge=1, description="size of fixed random node features")
+    options: Options = Field(default_factory=dict, description="keyword arguments for a model of your own")
+
+
+class SamplerConfig(_Section):
+    """Which neighbours the model reads."""
+
+    strategy: Literal["recent", "uniform"] = Field(default="recent", description="the newest events, or any")
+    neighbors: list[int] = Field(
+        default=[10],
+        description="neighbours a root, hop by hop from the roots outwards, e.g. 10 or [10, 10]; [] for none",
+    )
+    replace: bool = Field(default=False, description="uniform draws with replacement")
+    window: float | None = Field(
+        default=None, gt=0, description="only events at most this long ago; with snapshots, the length of one"
+    )
+    hop_time: Literal["edge", "root"] = Field(
+        default="edge", description="time at which neighbours of neighbours are asked for"
+    )
+    snapshots: int = Field(default=1, ge=1, le=15, description="ranges of time sampled apart, an RNN over them (DySAT)")
+
+    @field_validator("neighbors", mode="before")
+    @classmethod
+    def _one_hop(cls, value: Any) -> Any:
+        return [value] if isinstance(value, int) else value
+
+
+class MemoryConfig(_Section):
+    """The memory of a node."""
+
+    updater: str = Field(default="gru", description="'none' (no memory), 'gru', 'rnn'" + OWN)
+    dim: int = Field(default=100, ge=1, description="size of a node's memory")
+    dim_time: int = Field(default=100, ge=1, description="size of the time encoding in the updater")
+    options: Options = Field(default_factory=dict, description="further keyword arguments of the updater")
+
+
+class MailboxConfig(_Section):
+    """The mails that wait for a node."""
+
+    slots: int = Field(default=1, ge=1, le=1024, description="mails a node keeps; 'gru' and 'rnn' read one")
+
+
+class AggregatorConfig(_Section):
+    """From rows of nodes to embeddings."""
+
+    kind: str = Field(default="attention", description="'attention', 'identity', 'mean', 'mixer'" + OWN)
+    dim: int = Field(default=100, ge=1, description="size of an embedding")
+    dim_time: int = Field(default=100, ge=0, description="size of the time encoding of an event's age, 0 for none")
+    heads: int = Field(default=2, ge=1, description="attention heads; must divide aggregator.dim")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of attention and of its output")
+    time_projection: Literal["none", "jodie"] = Field(
+        default="none", description="drift of the embedding with the time since the memory's update, for 'identity'"
+    )
+    options: Options = Field(default_factory=dict, description="further keyword arguments of the aggregator")
+
+
+class DecoderConfig(_Section):
+    """From two embeddings to a score."""
+
+    kind: str = Field(default="mlp", description="'mlp', 'dot'" + OWN)
+    options: Options = Field(default_factory=dict, description="further keyword arguments of the decoder")
 
 
 class EdgeBankConfig(_Section):
@@ -87,6 +145,11 @@ class Config(_Section):
     """All settings of a run."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
+    sampler: SamplerConfig = Field(default_factory=SamplerConfig)
+    memory: MemoryConfig = Field(default_factory=MemoryConfig)
+    mailbox: MailboxConfig = Field(default_factory=MailboxConfig)
+    aggregator: AggregatorConfig = Field(default_factory=AggregatorConfig)
+    decoder: DecoderConfig = Field(default_factory=DecoderConfig)
     data: DataConfig = Field(default_factory=DataConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -100,16 +163,21 @@ def preset_names() -> list[str]:
 
 
 def load_config(preset: str = "tgn", file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """Read preset `preset`, then `file` (YAML) over it, then `key=value` strings such as `train.epochs=3` over both.
+    """Read preset `preset` (or the defaults, for a model of your own named as file.py:Class), then `file` (YAML) over it, then
+    `key=value` strings such as `train.epochs=3` over both.
 
     Raises:
         ConfigError: unknown preset, unreadable file, unknown key or bad value; the message names it and what exists.
     """
-    if preset not in preset_names():
-        raise ConfigError(f"unknown model {preset!r}; there is: {', '.join(preset_names())}")
-    values = _parse(
-        resources.files("gnnaccel.presets").joinpath(f"{preset}.yaml").read_text("utf-8"), f"preset {preset}"
-    )
+    values: dict[str, Any]
+    if ":" in preset:
+        values = {"model": {"name": preset}}
+    elif preset in preset_names():
+        text = resources.files("gnnaccel.presets").joinpath(f"{preset}.yaml").read_text("utf-8")
+        values = _parse(text, f"preset {preset}")
+    else:
+        known = ", ".join(preset_names())
+        raise ConfigError(f"unknown model {preset!r}; there is: {known}; or your own as file.py:Class")
     if file is not None:
         try:
             text = Path(file).read_text("utf-8")
@@ -133,13 +201,33 @@ def validate(values: Mapping[str, Any]) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
-    if config.model.dim_embed % config.model.heads:
-        raise ConfigError(
-            f"model.heads must divide model.dim_embed ({config.model.dim_embed}), got {config.model.heads}"
-        )
+    _check_parts(config)
     if config.data.val_fraction + config.data.test_fraction >= 1:
         raise ConfigError("data.val_fraction + data.test_fraction must leave events to train on (sum below 1)")
     return config
+
+
+def _check_parts(config: Config) -> None:
+    """What sections ask of one another."""
+    a, s, m = config.aggregator, config.sampler, config.memory
+    if a.kind == "attention" and a.dim % a.heads:
+        raise ConfigError(f"aggregator.heads must divide aggregator.dim ({a.dim}), got {a.heads}")
+    if any(not 1 <= k <= 1024 for k in s.neighbors):
+        raise ConfigError(f"sampler.neighbors must be in [1, 1024], got {s.neighbors}")
+    if len(s.neighbors) > 8:
+        raise ConfigError(f"sampler.neighbors must have at most 8 hops, got {len(s.neighbors)}")
+    if a.kind in ("attention", "mean", "mixer") and not s.neighbors:
+        raise ConfigError(f"sampler.neighbors must not be empty for aggregator.kind {a.kind!r}")
+    if a.kind == "mixer" and len(s.neighbors) != 1:
+        raise ConfigError(f"sampler.neighbors must have one hop for aggregator.kind 'mixer', got {s.neighbors}")
+    if s.snapshots > 1 and s.window is None:
+        raise ConfigError(f"sampler.window must be given for sampler.snapshots={s.snapshots}: the length of one")
+    if s.snapshots > 1 and a.kind in ("mean", "mixer"):
+        raise ConfigError(f"sampler.snapshots must be 1 for aggregator.kind {a.kind!r}, got {s.snapshots}")
+    if a.time_projection != "none" and (a.kind != "identity" or m.updater == "none"):
+        raise ConfigError("aggregator.time_projection needs aggregator.kind 'identity' and a memory")
+    if m.updater in ("gru", "rnn") and config.mailbox.slots != 1:
+        raise ConfigError(f"mailbox.slots must be 1 for memory.updater {m.updater!r}, got {config.mailbox.slots}")
 
 
 def describe() -> list[tuple[str, str, str]]:
@@ -147,7 +235,8 @@ def describe() -> list[tuple[str, str, str]]:
     rows = []
     for section, field in Config.model_fields.items():
         for key, info in field.annotation.model_fields.items():  # type: ignore[union-attr]
-            rows.append((f"{section}.{key}", str(info.default), info.description or ""))
+            default = info.get_default(call_default_factory=True)
+            rows.append((f"{section}.{key}", str(default), info.description or ""))
     return rows
 
 
@@ -159,7 +248,9 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{source} must hold sections (model:, data:, train:, eval:), got {type(values).__name__}")
+        raise ConfigError(
+            f"{source} must hold sections ({', '.join(Config.model_fields)}), got {type(values).__name__}"
+        )
     return values
 
 

@@ -15,8 +15,9 @@ from gnnaccel.data.negatives import NegativeSampler
 from gnnaccel.data.splits import Split, chronological_split, inductive_mask
 from gnnaccel.graph.batch import TemporalBatch, build_batch
 from gnnaccel.graph.temporal import TemporalGraph
-from gnnaccel.models.tgn import TGN, MemoryRows
-from gnnaccel.train.config import Config, ConfigError
+from gnnaccel.models import TemporalModel
+from gnnaccel.train.build import build_model
+from gnnaccel.train.config import Config
 from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
 
 DRAWN_EVENTS = 1 << 14  # events whose training negatives are drawn together
@@ -39,43 +40,6 @@ class Step(NamedTuple):
     negatives: int  # candidates a positive
 
 
-def build_model(config: Config, events: TemporalEvents) -> Any:
-    """The model of `config` for the data of `events`. Uses torch's global RNG for its initial weights."""
-    if config.model.name == "edgebank":
-        from gnnaccel.train.edgebank import build_edgebank
-
-        return build_edgebank(config, events)
-    m = config.model
-    return TGN(
-        events.num_nodes,
-        dim_edge=0 if events.edge_feat is None else events.edge_feat.shape[1],
-        node_feat=node_features(config, events),
-        dim_memory=m.dim_memory,
-        dim_time=m.dim_time,
-        dim_embed=m.dim_embed,
-        heads=m.heads,
-        dropout=m.dropout,
-        cell=m.cell,
-        time_dtype=events.t.dtype,
-    )
-
-
-def node_features(config: Config, events: TemporalEvents) -> Tensor | None:
-    """Node features that `config.model.node_features` asks for: `[N, dim]` float32, or None."""
-    kind = config.model.node_features
-    if kind == "auto":
-        kind = "given" if events.node_feat is not None else "none"
-    if kind == "none":
-        return None
-    if kind == "given":
-        if events.node_feat is None:
-            raise ConfigError(f"model.node_features is 'given', but {events.name} has none; use 'random' or 'none'")
-        return events.node_feat.float()
-    generator = torch.Generator().manual_seed(config.train.seed)
-    # unit expected norm, the scale of the other inputs of attention
-    return torch.randn(events.num_nodes, config.model.dim_random, generator=generator) * config.model.dim_random**-0.5
-
-
 @dataclass
 class LinkTask:
     """A stream with its graph, split and negatives; makes steps and runs the model on them."""
@@ -88,7 +52,7 @@ class LinkTask:
     edge_feat: Tensor | None
     graph: TemporalGraph
     split: Split
-    model: TGN
+    model: TemporalModel
     negatives: NegativeSampler
     historical: NegativeSampler
     device: torch.device
@@ -153,25 +117,31 @@ class LinkTask:
         event = torch.arange(B, device=self.device)
         roots = torch.cat([self.src[part], self.dst[part], candidates.reshape(-1)])
         rows = torch.cat([event, event, event.repeat_interleave(count)])
-        return Step(self.build(roots, part, rows, epoch=epoch, batch=batch), part, count)
+        return Step(self.build(roots, part, rows, epoch=epoch, batch=batch, ends=2 * B), part, count)
 
-    def build(self, roots: Tensor, part: slice, rows: Tensor, *, epoch: int = 0, batch: int = 0) -> TemporalBatch:
-        """Sample the neighbours of `roots [R]`; root i is at the time of event `part.start + rows[i]` and sees what it may."""
+    def build(
+        self, roots: Tensor, part: slice, rows: Tensor, *, epoch: int = 0, batch: int = 0, ends: int = 0
+    ) -> TemporalBatch:
+        """Sample the neighbours of `roots [R]`; root i is at the time of event `part.start + rows[i]` and sees what it may.
+
+        The first `ends` roots are the ends of the events of `part`.
+        """
         t, semantics = self.t[part], self.config.data.semantics
         return build_batch(
             self.graph,
             roots,
             t[rows],
-            fanout=self.config.model.neighbors,
+            self.model.sampling,
             semantics=semantics,
             seed=self.config.train.seed,
             epoch=epoch,
             batch=batch,
             batch_start=(t[0].item(), part.start) if semantics == "before_batch" else None,
             event_ids=part.start + rows if semantics == "by_event_id" else None,
+            ends=ends,
         )
 
-    def scores(self, step: Step) -> tuple[Tensor, Tensor, MemoryRows]:
+    def scores(self, step: Step) -> tuple[Tensor, Tensor, Any]:
         """Logits of the positives `[B]` and of their candidates `[B, C]`, and the memory rows to commit."""
         h, rows = self.model.embed(step.batch, self.edge_feat)
         B, decoder = step.events.stop - step.events.start, self.model.decoder
@@ -185,9 +155,10 @@ class LinkTask:
             self.graph,
             roots,
             times,
-            fanout=self.config.model.neighbors,
+            self.model.sampling,
             seed=self.config.train.seed,
             semantics="strict",
+            ends=0,
         )
         return self.model.embed(built, self.edge_feat)[0]
 
@@ -197,12 +168,12 @@ class LinkTask:
         h = self.embed(torch.cat([src, candidates.reshape(-1)]), torch.cat([t, t.repeat_interleave(C)]))
         return self.model.decoder(h[:B].unsqueeze(1), h[B:].view(B, C, -1)).sigmoid()
 
-    def loss(self, step: Step) -> tuple[Tensor, MemoryRows]:
+    def loss(self, step: Step) -> tuple[Tensor, Any]:
         """Binary cross-entropy of positives and negatives, each averaged, and the memory rows to commit."""
         h, rows = self.model.embed(step.batch, self.edge_feat)
         return self.model.decoder.loss(h, step.events.stop - step.events.start), rows
 
-    def commit(self, step: Step, rows: MemoryRows) -> None:
+    def commit(self, step: Step, rows: Any) -> None:
         """Let the events of `step` happen: store memory, leave mail."""
         ids = torch.arange(step.events.start, step.events.stop, device=self.device)
         self.model.commit(step.batch, rows, ids, self.edge_feat)

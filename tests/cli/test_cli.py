@@ -12,7 +12,7 @@ import pytest
 from gnnaccel import cli
 
 SMALL = [
-    *("--set", "model.dim_memory=8", "--set", "model.dim_time=6", "--set", "model.dim_embed=8"),
+    *("--set", "memory.dim=8", "--set", "aggregator.dim_time=6", "--set", "aggregator.dim=8"),
     *("--set", "train.epochs=1", "--set", "eval.negatives=5", "--set", "model.dim_random=4"),
 ]
 
@@ -115,7 +115,6 @@ def test_a_finished_run_is_not_overwritten_by_accident(run, stream, in_process):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["train", "tgm"], "unknown model 'tgm'; there is: edgebank, tgn"),
         (["train", "tgn", "--data", "wikpedia"], "wikipedia"),
         (["train", "tgn", "--set", "train.epoch=1"], "did you mean train.epochs?"),
         (["train", "tgn", "--set", "train.batch_size=-1"], "train.batch_size"),

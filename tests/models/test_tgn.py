@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gnnaccel.data.synthetic import synthetic_events
-from gnnaccel.graph.batch import build_batch
+from gnnaccel.graph.batch import Sampling, build_batch
 from gnnaccel.graph.temporal import TemporalGraph
 from gnnaccel.models import TGN
 
@@ -53,20 +53,24 @@ class Plain:
 
     def embed(self, node, t):
         h = self.input(node)
-        q = self.linear("attention.query", torch.cat([h, self.encode("attention.time", 0)])).view(HEADS, -1)
+        q = self.linear("aggregator.layers.0.query", torch.cat([h, self.encode("aggregator.layers.0.time", 0)])).view(
+            HEADS, -1
+        )
         rows = [
-            torch.cat([self.input(v), self.events.edge_feat[i].double(), self.encode("attention.time", t - at)])
+            torch.cat(
+                [self.input(v), self.events.edge_feat[i].double(), self.encode("aggregator.layers.0.time", t - at)]
+            )
             for v, i, at in self.neighbours(node, t)
         ]
         z = torch.zeros(EMBED).double()
         if rows:
-            key = torch.stack([self.linear("attention.key", x).view(HEADS, -1) for x in rows])
-            value = torch.stack([self.linear("attention.value", x).view(HEADS, -1) for x in rows])
+            key = torch.stack([self.linear("aggregator.layers.0.key", x).view(HEADS, -1) for x in rows])
+            value = torch.stack([self.linear("aggregator.layers.0.value", x).view(HEADS, -1) for x in rows])
             p = torch.nn.functional.leaky_relu((q * key).sum(-1), 0.2).softmax(0)
             z = (p.unsqueeze(-1) * value).sum(0).flatten()
-        out = self.linear("attention.output", torch.cat([z, h])).relu()
+        out = self.linear("aggregator.layers.0.output", torch.cat([z, h])).relu()
         out = (out - out.mean()) / torch.sqrt(out.var(correction=0) + 1e-5)
-        return out * self.w["attention.norm.weight"] + self.w["attention.norm.bias"]
+        return out * self.w["aggregator.layers.0.norm.weight"] + self.w["aggregator.layers.0.norm.bias"]
 
     def happen(self, part):
         """The events of a batch leave mail; all of them saw the memory from before it."""
@@ -114,7 +118,7 @@ def test_against_a_second_writing(events, features):
         for part in (slice(0, 13), slice(13, 40), slice(40, 41), slice(41, 77), slice(77, 90)):
             roots = torch.cat([events.src[part], events.dst[part], other[part]])
             times = events.t[part].repeat(3)
-            batch = build_batch(graph, roots, times, fanout=K)
+            batch = build_batch(graph, roots, times, Sampling((K,)))
             h, rows = model.embed(batch, feat)
             want = torch.stack([plain.embed(int(n), int(t)) for n, t in zip(roots, times, strict=True)])
             torch.testing.assert_close(h, want, rtol=1e-9, atol=1e-9)
@@ -131,7 +135,7 @@ def test_gradients_reach_every_parameter(events):
     graph = TemporalGraph.from_events(events.src, events.dst, events.t, num_nodes=events.num_nodes)
     for part in (slice(0, 30), slice(30, 60), slice(60, 90)):
         roots = torch.cat([events.src[part], events.dst[part]])
-        batch = build_batch(graph, roots, events.t[part].repeat(2), fanout=K)
+        batch = build_batch(graph, roots, events.t[part].repeat(2), Sampling((K,)))
         h, rows = model.embed(batch, events.edge_feat)
         model.zero_grad()
         model.decoder(h[:30], h[30:]).sum().backward()

@@ -20,13 +20,19 @@ def test_file_goes_over_preset_and_set_over_file(tmp_path):
     ("overrides", "match"),
     [
         (["train.epoch=3"], "unknown setting train.epoch; did you mean train.epochs.* There is: train.batch_size"),
-        (["trian.epochs=3"], "unknown setting trian; did you mean train.* There is: model, data, train, eval"),
+        (["trian.epochs=3"], "unknown setting trian; did you mean train.* There is: model, sampler"),
         (["train.epochs=many"], "setting train.epochs: .*integer.*got 'many'"),
         (["train.batch_size=0"], "setting train.batch_size: .*greater than or equal to 1.*got 0"),
-        (["model.cell=lstm"], "setting model.cell: .*'gru' or 'rnn'.*got 'lstm'"),
+        (["sampler.strategy=oldest"], "setting sampler.strategy: .*'recent' or 'uniform'.*got 'oldest'"),
         (["train.epochs"], "--set takes key=value"),
         (["train=3"], "setting train: "),
-        (["model.heads=3"], "model.heads must divide model.dim_embed"),
+        (["aggregator.heads=3"], "aggregator.heads must divide aggregator.dim"),
+        (["sampler.neighbors=[10, 0]"], r"sampler.neighbors must be in \[1, 1024\], got \[10, 0\]"),
+        (["sampler.neighbors=[]"], "sampler.neighbors must not be empty for aggregator.kind 'attention'"),
+        (["sampler.snapshots=3"], "sampler.window must be given for sampler.snapshots=3"),
+        (["mailbox.slots=2"], "mailbox.slots must be 1 for memory.updater 'gru', got 2"),
+        (["aggregator.time_projection=jodie"], "needs aggregator.kind 'identity' and a memory"),
+        (["aggregator.kind=mixer", "sampler.neighbors=[5, 5]"], "must have one hop for aggregator.kind 'mixer'"),
         (["data.val_fraction=0.5", "data.test_fraction=0.5"], "must leave events to train on"),
         (["train.seed=[1"], "not valid YAML"),
     ],
@@ -38,7 +44,11 @@ def test_bad_settings_say_what_exists(overrides, match):
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("- a\n", "must hold sections"), ("a: [", "not valid YAML"), ("model: {name: gcn}\n", "setting model.name")],
+    [
+        ("- a\n", "must hold sections"),
+        ("a: [", "not valid YAML"),
+        ("model: {node_features: yes}\n", "setting model.node_features"),
+    ],
 )
 def test_bad_files(tmp_path, text, match):
     file = tmp_path / "bad.yaml"

@@ -14,10 +14,10 @@ from gnnaccel.train.link import LinkTask
 from gnnaccel.train.trainer import StageTimer, make_optimizer, train_step
 
 SMALL = [
-    "model.dim_memory=8",
-    "model.dim_time=6",
-    "model.dim_embed=8",
-    "model.neighbors=4",
+    "memory.dim=8",
+    "aggregator.dim_time=6",
+    "aggregator.dim=8",
+    "sampler.neighbors=4",
     "model.dim_random=5",
     "train.batch_size=40",
     "eval.batch_size=40",
@@ -115,7 +115,7 @@ def test_counting_neighbours_tells_nothing(shared_data):
     from gnnaccel.data.registry import load
 
     events = load(str(shared_data / "temporal" / "collegemsg"))
-    task = LinkTask.create(small_config("model.neighbors=10"), events)
+    task = LinkTask.create(small_config("sampler.neighbors=10"), events)
     part = task.split.test
     step = task.sample(part, task.draw(task.negatives, part, 1, 0))
     count = step.batch.block.count.numpy()
@@ -164,7 +164,7 @@ def test_training_negatives_are_those_of_each_batch(events, monkeypatch):
 
 
 def test_loss_is_that_of_the_scores(events):
-    task = LinkTask.create(small_config("model.dropout=0"), events)
+    task = LinkTask.create(small_config("aggregator.dropout=0"), events)
     task.replay(slice(0, 200))
     part = slice(200, 240)
     step = task.sample(part, task.draw(task.negatives, part, 3, 1))
@@ -211,11 +211,11 @@ def test_training_gives_the_same_bits_for_any_number_of_threads(events, threads)
 def test_training_gives_the_same_bits_at_full_size():
     """torch's own CPU kernels divide work between threads only from some thousand elements on, some of them with atomics."""
     events = synthetic_events(num_events=3000, num_src=300, num_dst=100, feat_dim=3, seed=3)
-    runs = [train_digest(events, threads, "model.dim_memory=100", 200) for threads in (2, 2, 1)]
+    runs = [train_digest(events, threads, "memory.dim=100", 200) for threads in (2, 2, 1)]
     assert runs[0] == runs[1] == runs[2]
 
 
-def train_digest(events, threads, setting="model.dim_memory=8", batch_size=40):
+def train_digest(events, threads, setting="memory.dim=8", batch_size=40):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -1,0 +1,161 @@
+"""From a configuration to a model."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gnnaccel.data.events import TemporalEvents
+from gnnaccel.graph.batch import Sampling
+from gnnaccel.models import ComposedModel, TemporalModel
+from gnnaccel.nn import (
+    AttentionAggregator,
+    DotDecoder,
+    IdentityAggregator,
+    LinkDecoder,
+    MeanAggregator,
+    MemoryUpdater,
+    MixerAggregator,
+)
+from gnnaccel.train.config import Config, ConfigError
+
+UPDATERS: dict[str, Callable[..., nn.Module]] = {
+    "gru": lambda dim_mail, dim_time, dim_memory, **_: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="gru"),
+    "rnn": lambda dim_mail, dim_time, dim_memory, **_: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="rnn"),
+}
+AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
+    "attention": AttentionAggregator,
+    "identity": IdentityAggregator,
+    "mean": MeanAggregator,
+    "mixer": MixerAggregator,
+}
+DECODERS: dict[str, Callable[..., nn.Module]] = {"mlp": LinkDecoder, "dot": DotDecoder}
+
+
+def build_model(config: Config, events: TemporalEvents) -> Any:
+    """The model of `config` for the data of `events`. Uses torch's global RNG for its initial weights.
+
+    A model of one's own (`model.name` as package.module:Class or file.py:Class) is called with `num_nodes`, `dim_edge`,
+    `node_feat`, `sampling`, `time_dtype` and `model.options`. Parts of one's own are called as the parts here are.
+
+    Raises:
+        ConfigError: a part does not exist, or does not fit the others.
+    """
+    if config.model.name == "edgebank":
+        from gnnaccel.train.edgebank import build_edgebank
+
+        return build_edgebank(config, events)
+    dim_edge = 0 if events.edge_feat is None else events.edge_feat.shape[1]
+    common: dict[str, Any] = {
+        "dim_edge": dim_edge,
+        "node_feat": node_features(config, events),
+        "sampling": sampling_of(config),
+    }
+    if ":" in config.model.name:
+        make = _resolve("model.name", config.model.name, {})
+        more = {"time_dtype": events.t.dtype, **config.model.options}
+        model = _call("model.name", make, events.num_nodes, **common, **more)
+        if not isinstance(model, TemporalModel):
+            kind = type(model).__name__
+            raise ConfigError(f"model.name {config.model.name} must give a gnnaccel.models.TemporalModel, got {kind}")
+        return model
+    m, a = config.memory, config.aggregator
+    updater = None
+    if m.updater != "none":
+        make = _resolve("memory.updater", m.updater, UPDATERS)
+        updater = _call("memory.updater", make, 2 * m.dim + dim_edge, m.dim_time, m.dim, **m.options)
+    dim_node = 0 if common["node_feat"] is None else common["node_feat"].shape[1]
+    sampling: Sampling = common["sampling"]
+    aggregator = _call(
+        "aggregator.kind",
+        _resolve("aggregator.kind", a.kind, AGGREGATORS),
+        m.dim if updater is not None else dim_node,
+        dim_edge,
+        a.dim,
+        dim_time=a.dim_time,
+        heads=a.heads,
+        dropout=a.dropout,
+        time_projection=a.time_projection,
+        hops=len(sampling.fanouts),
+        fanout=sampling.fanouts[0] if sampling.fanouts else 0,
+        snapshots=sampling.snapshots,
+        **a.options,
+    )
+    decoder = _resolve("decoder.kind", config.decoder.kind, DECODERS)
+    return ComposedModel(
+        events.num_nodes,
+        **common,
+        updater=updater,
+        aggregator=aggregator,
+        decoder=_call("decoder.kind", decoder, a.dim, **config.decoder.options),
+        slots=config.mailbox.slots,
+        time_dtype=events.t.dtype,
+    )
+
+
+def sampling_of(config: Config) -> Sampling:
+    """The neighbours that `config` asks for."""
+    s = config.sampler
+    return Sampling(tuple(s.neighbors), s.strategy, s.replace, s.window, s.hop_time, s.snapshots)
+
+
+def node_features(config: Config, events: TemporalEvents) -> Tensor | None:
+    """Node features that `config.model.node_features` asks for: `[N, dim]` float32, or None."""
+    kind = config.model.node_features
+    if kind == "auto":
+        missing = "random" if config.memory.updater == "none" else "none"
+        kind = "given" if events.node_feat is not None else missing
+    if kind == "none":
+        return None
+    if kind == "given":
+        if events.node_feat is None:
+            raise ConfigError(f"model.node_features is 'given', but {events.name} has none; use 'random' or 'none'")
+        return events.node_feat.float()
+    generator = torch.Generator().manual_seed(config.train.seed)
+    # unit expected norm, the scale of the other inputs of attention
+    return torch.randn(events.num_nodes, config.model.dim_random, generator=generator) * config.model.dim_random**-0.5
+
+
+def _resolve(setting: str, name: str, known: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """A part by its name, or a user's by where it is."""
+    if ":" not in name:
+        if name not in known:
+            raise ConfigError(f"setting {setting}: must be one of {', '.join(known)}, or module:Class, got {name!r}")
+        return known[name]
+    place, _, attribute = name.rpartition(":")
+    try:
+        module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        return getattr(module, attribute)
+    except (ImportError, AttributeError, OSError, SyntaxError) as error:
+        raise ConfigError(f"setting {setting}: cannot load {name!r}: {' '.join(str(error).split())}") from None
+
+
+def _import_file(path: Path):
+    name = f"_gnnaccel_user_{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ImportError(f"no file {path}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _call(setting: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    try:
+        return make(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"setting {setting}: {error}") from error
