@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnnaccel.data.candidates import RaggedNegatives
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.splits import chronological_split
 from gnnaccel.models.edgebank import EdgeBank
@@ -39,6 +40,15 @@ class EdgeBankTask(LinkTask):
         queries: Any = step.batch
         scores = self.model(*queries)
         return scores[:, 0], scores[:, 1:], None
+
+    def ragged_scores(
+        self, part: slice, negatives: RaggedNegatives, *, chunk: int, batch: int = 0
+    ) -> tuple[Tensor, Tensor, Step, Any]:
+        step = self.sample(part, self.src.new_empty((part.stop - part.start, 0)), batch=batch)
+        src, dst, t = self.src[part], self.dst[part], self.t[part]
+        query = torch.arange(len(src)).repeat_interleave(negatives.counts).to(self.device)
+        scores = self.model(src[query], negatives.ids.to(self.device)[:, None], t[query])[:, 0]
+        return self.model(src, dst[:, None], t)[:, 0], scores.cpu(), step, None
 
     def probabilities(self, src: Tensor, candidates: Tensor, t: Tensor) -> Tensor:
         return self.model(src, candidates, t)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gnnaccel.data.candidates import RaggedNegatives
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.negatives import NegativeSampler
 from gnnaccel.data.splits import Split, chronological_split, inductive_mask
@@ -57,6 +58,7 @@ class LinkTask:
     historical: NegativeSampler
     device: torch.device
     _drawn: _Drawn | None = None
+    main_metric: ClassVar[str] = "ap"
 
     @classmethod
     def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> LinkTask:
@@ -149,6 +151,25 @@ class LinkTask:
         negative = decoder.score(src.unsqueeze(1), other[B:].view(B, step.negatives, other.shape[1]))
         return decoder.score(src, other[:B]), negative, rows
 
+    def ragged_scores(
+        self, part: slice, negatives: RaggedNegatives, *, chunk: int, batch: int = 0
+    ) -> tuple[Tensor, Tensor, Step, MemoryRows]:
+        """Logits of the positives `[B]` and of the candidates given for each `[total]` (on the CPU), and what to commit.
+
+        `chunk` candidates are embedded at a time.
+        """
+        B, decoder = part.stop - part.start, self.model.decoder
+        step = self.sample(part, self.src.new_empty((B, 0)), batch=batch)
+        h, rows = self.model.embed(step.batch, self.edge_feat)
+        src = decoder.src(h[:B])
+        positive = decoder.score(src, decoder.dst(h[B : 2 * B]))
+        scores = []
+        query = torch.arange(B).repeat_interleave(negatives.counts)
+        for ids, q in zip(negatives.ids.split(chunk), query.to(self.device).split(chunk), strict=True):
+            built = self.build(ids.to(self.device), part, q, batch=batch)
+            scores.append(decoder.score(src[q], decoder.dst(self.model.embed(built, self.edge_feat)[0])).cpu())
+        return positive, torch.cat(scores), step, rows
+
     def embed(self, roots: Tensor, times: Tensor) -> Tensor:
         """Embeddings `[R, dim_embed]` of nodes at times, with the memory as it stands; changes nothing."""
         built = build_batch(
@@ -189,6 +210,23 @@ class LinkTask:
             values = self.draw(self.negatives, slice(part.start, stop), 1, epoch)
             drawn = self._drawn = _Drawn(epoch, part.start, stop, values)
         return drawn.values[part.start - drawn.start : part.stop - drawn.start]
+
+    def training_step(self, part: slice, epoch: int, batch: int) -> Step:
+        """The step of a training batch: its events, each with one candidate of this epoch."""
+        return self.sample(part, self.training_negatives(part, epoch + 1), epoch=epoch, batch=batch)
+
+    def validate(self, progress=None) -> dict[str, float]:
+        """AP and AUC over the validation part."""
+        metrics = self.evaluate(self.split.val, negatives=1, progress=progress, historical=False)
+        return {k: metrics[k] for k in ("ap", "auc")}
+
+    def test(self, progress=None) -> dict[str, float]:
+        """All metrics of the test part."""
+        return self.evaluate(self.split.test, negatives=self.config.eval.negatives, progress=progress)
+
+    def protocol(self) -> dict[str, Any]:
+        """Settings that a reader of the results must know."""
+        return {"negatives": self.config.eval.negatives}
 
     @torch.no_grad()
     def replay(self, part: slice) -> None:

@@ -79,19 +79,12 @@ def evaluate_ranking(
     positive, scores = [], []
     for i, events in task.steps(part, task.config.eval.batch_size):
         own = negatives.part(events.start - part.start, events.stop - part.start)
-        step = task.sample(events, task.src.new_empty((events.stop - events.start, 0)), batch=i)
-        h, rows = task.model.embed(step.batch, task.edge_feat)
-        B, decoder = events.stop - events.start, task.model.decoder
-        src = decoder.src(h[:B])
-        positive.append(decoder.score(src, decoder.dst(h[B : 2 * B])).cpu())
-        query = torch.arange(B).repeat_interleave(own.counts)
-        for j in range(0, len(query), chunk):
-            q = query[j : j + chunk].to(task.device)
-            batch = task.build(own.ids[j : j + chunk].to(task.device), events, q, batch=i)
-            scores.append(decoder.score(src[q], decoder.dst(task.model.embed(batch, task.edge_feat)[0])).cpu())
+        pos, neg, step, rows = task.ragged_scores(events, own, chunk=chunk, batch=i)
+        positive.append(pos.cpu())
+        scores.append(neg)
         task.commit(step, rows)
         if progress is not None:
-            progress.update(B)
+            progress.update(len(own))
     task.model.train(was_training)
     numbers = [torch.cat(x).double().numpy() if x else np.empty(0) for x in (positive, scores)]
     ranks = ragged_ranks(numbers[0], numbers[1], negatives.indptr.numpy())

@@ -11,16 +11,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from gnnaccel.data.events import TemporalEvents
+from gnnaccel.data.splits import Split
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gnnaccel.train.config import Config, validate
-from gnnaccel.train.link import LinkTask
 from gnnaccel.train.optimizer import FusedAdam
 
 
@@ -49,16 +49,57 @@ class StageTimer:
         self.seconds[stage] += time.perf_counter() - start
 
 
-def make_optimizer(task: LinkTask) -> FusedAdam:
+class Task(Protocol):
+    """What `Trainer` needs of a task. `LinkTask` is one; `gnnaccel.train.classify` has others."""
+
+    main_metric: ClassVar[str]  # of `validate`, higher is better: the best epoch is chosen by it
+
+    @property
+    def config(self) -> Config: ...
+    @property
+    def events(self) -> TemporalEvents: ...
+    @property
+    def split(self) -> Split: ...
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def reset(self) -> None:
+        """Before the first batch of an epoch."""
+
+    def bounds(self, part: slice, batch_size: int) -> list[int]: ...
+    def steps(self, part: slice, batch_size: int, first: int = 0) -> Iterator[tuple[int, slice]]: ...
+
+    def training_step(self, part: slice, epoch: int, batch: int) -> Any:
+        """What `loss` and `commit` take for the events of one batch."""
+
+    def loss(self, step: Any) -> tuple[Tensor, Any]:
+        """A scalar to minimise, and what to pass to `commit`."""
+        ...
+
+    def commit(self, step: Any, rows: Any) -> None:
+        """After the optimiser's step."""
+
+    def replay(self, part: slice) -> None:
+        """Let events happen without learning from them."""
+
+    def validate(self, progress: Any = None) -> dict[str, float]: ...
+    def test(self, progress: Any = None) -> dict[str, Any]: ...
+
+    def protocol(self) -> dict[str, Any]:
+        """Settings that a reader of the results must know."""
+        ...
+
+
+def make_optimizer(task: Task) -> FusedAdam:
     return FusedAdam(task.model.parameters(), lr=task.config.train.learning_rate)
 
 
-def train_step(
-    task: LinkTask, optimizer: FusedAdam, events: slice, epoch: int, index: int, timer: StageTimer
-) -> Tensor:
+def train_step(task: Task, optimizer: FusedAdam, events: slice, epoch: int, index: int, timer: StageTimer) -> Tensor:
     """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
     with timer("sample"):
-        step = task.sample(events, task.training_negatives(events, epoch + 1), epoch=epoch, batch=index)
+        step = task.training_step(events, epoch, index)
     with timer("forward"):
         loss, rows = task.loss(step)
     with timer("backward"):
@@ -80,7 +121,7 @@ def fingerprint(events: TemporalEvents) -> str:
 
 
 class Trainer:
-    """Trains a `LinkTask` into a folder.
+    """Trains a task into a folder.
 
     The folder holds `metrics.jsonl` (a line an epoch, then one for the test), `checkpoint.pt` (to resume), `best.pt` (weights
     and memory after the validation of the best epoch), `results.json`, and `tensorboard/` if TensorBoard is installed.
@@ -98,7 +139,7 @@ class Trainer:
 
     def __init__(
         self,
-        task: LinkTask,
+        task: Task,
         out: str | Path,
         *,
         data: str = "",
@@ -113,7 +154,7 @@ class Trainer:
         self.batch = 0  # next batch of it
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.seconds = 0.0  # of the current epoch
-        self.best: dict[str, Any] = {"ap": -math.inf, "epoch": -1}
+        self.best: dict[str, Any] = {"value": -math.inf, "epoch": -1}
         self.done = False
         self.lines: list[str] = []  # of metrics.jsonl
         self._stop = False
@@ -210,10 +251,11 @@ class Trainer:
     def _validate(self) -> None:
         part = self.task.split.val
         with self._bar("validating", part.stop - part.start) as bar:
-            metrics = self.task.evaluate(part, negatives=1, progress=bar, historical=False)
-        better = metrics["ap"] > self.best["ap"]
+            metrics = self.task.validate(bar)
+        value = metrics[self.task.main_metric]
+        better = value > self.best["value"]
         if better:
-            self.best = {"ap": metrics["ap"], "epoch": self.epoch}
+            self.best = {"value": value, "epoch": self.epoch}
             save_checkpoint(
                 self.out / "best.pt", {**self._header(), "epoch": self.epoch, "position": self.task.split.val.stop}
             )
@@ -223,15 +265,14 @@ class Trainer:
             "epoch",
             epoch=self.epoch + 1,
             loss=self.loss_sum.item() / max(self.batch, 1),
-            val_ap=metrics["ap"],
-            val_auc=metrics["auc"],
+            **{f"val_{k}": v for k, v in metrics.items()},
             seconds=round(self.seconds, 3),
             events_per_second=round(events / max(self.seconds, 1e-9)),
             stage_seconds={stage: round(s, 3) for stage, s in self.timer.seconds.items()},
         )
         self.notify(
             f"epoch {self.epoch + 1}: loss {self.loss_sum.item() / max(self.batch, 1):.4f}, "
-            f"validation AP {metrics['ap']:.4f}, AUC {metrics['auc']:.4f}, {self.seconds:.1f} s"
+            f"validation {', '.join(f'{_title(k)} {v:.4f}' for k, v in metrics.items())}, {self.seconds:.1f} s"
             f"{' (best)' if better else ''}"
         )
 
@@ -247,7 +288,7 @@ class Trainer:
             save_checkpoint(best, {**self._header(), "epoch": -1, "position": task.split.val.stop})
         part = task.split.test
         with self._bar("testing", part.stop - part.start) as bar:
-            metrics = task.evaluate(part, negatives=task.config.eval.negatives, progress=bar)
+            metrics = task.test(bar)
         epochs = [json.loads(line) for line in self.lines if '"kind": "epoch"' in line]
         results = {
             "model": task.config.model.name,
@@ -257,8 +298,8 @@ class Trainer:
             "epochs": len(epochs),
             "best_epoch": self.best["epoch"] + 1,
             "seconds_per_epoch": sum(e["seconds"] for e in epochs) / len(epochs) if epochs else float("nan"),
-            "negatives": task.config.eval.negatives,
-            "val_ap": self.best["ap"],
+            **task.protocol(),
+            f"val_{task.main_metric}": self.best["value"],
             **{f"test_{k}": v for k, v in metrics.items()},
         }
         self.lines = [line for line in self.lines if '"kind": "epoch"' in line]
@@ -319,7 +360,7 @@ class Trainer:
                 signal.signal(s, handler)
 
 
-def check_fits(state: dict[str, Any], task: LinkTask, path: Path) -> None:
+def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
     """Raise `CheckpointError` unless the checkpoint was made with this task's configuration and data."""
     data = state["data"]
     if data["fingerprint"] != fingerprint(task.events):
@@ -341,7 +382,17 @@ def config_of(state: dict[str, Any]) -> Config:
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
     """`values` for JSON, which has no NaN: a metric over no events is null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return {k: _plain(v) for k, v in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return plain(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _title(metric: str) -> str:
+    return metric.upper() if metric in ("ap", "auc", "mrr") else metric.replace("_", " ")
 
 
 def _flat(config: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gnnaccel.data import DataError, RaggedNegatives
+from gnnaccel.train.config import load_config
 from gnnaccel.train.link import LinkTask
 from gnnaccel.train.metrics import reciprocal_ranks
 from gnnaccel.train.ranking import evaluate_ranking, ragged_ranks, ranking_metrics
@@ -102,6 +103,14 @@ def test_the_size_of_a_chunk_changes_nothing(events, semantics):  # noqa: F811
     whole = evaluate_ranking(at_test(events, setting), part, lists)
     small = evaluate_ranking(at_test(events, setting), part, lists, chunk=17)
     assert [f"{k}={v}" for k, v in whole.items()] == [f"{k}={v}" for k, v in small.items()]
+
+
+def test_edgebank_under_given_lists(events):  # noqa: F811
+    task = LinkTask.create(load_config("edgebank"), events)
+    part = task.split.test
+    drawn = task.draw(task.negatives, part, 9, 0).cpu()
+    got = evaluate_ranking(task, part, RaggedNegatives.from_lists(drawn.tolist()))
+    assert got["mrr"] == task.evaluate(part, negatives=9, historical=False)["mrr"]
 
 
 def test_lists_that_are_not_of_these_events_are_refused(task):
