@@ -153,7 +153,7 @@ class LinkTask:
 
     def ragged_scores(
         self, part: slice, negatives: RaggedNegatives, *, chunk: int, batch: int = 0
-    ) -> tuple[Tensor, Tensor, Step, MemoryRows]:
+    ) -> tuple[Tensor, Tensor, Step, Any]:
         """Logits of the positives `[B]` and of the candidates given for each `[total]` (on the CPU), and what to commit.
 
         `chunk` candidates are embedded at a time.
