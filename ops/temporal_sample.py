@@ -14,7 +14,7 @@ from gnnaccel.ops._library import define, fake, impl
 from gnnaccel.ops._philox import philox4x32
 
 #: Semantics by name -> the op's number (`Visibility` in kernels/cuda/temporal_sample.cuh).
-MODES = {"strict": 0, "inclusive": 1, "by_event_id": 2, "before_batch": 3}
+MODES = {"strict": 0, "inclusive": 1, "by_event_id": 2, "before_batch": 3, "tgl_compat": 4}
 STRATEGIES = ("recent", "uniform")
 
 # Times that are scalars (window, bound_t) travel as the 64 bits of the graph's time dtype.
@@ -82,6 +82,19 @@ def _draw(n: Tensor, fanout: int, count: Tensor, replace: bool, key: tuple[int, 
     return picks.sort(dim=1, descending=True).values
 
 
+def _tgl_range(
+    start: Tensor, end: Tensor, t: Tensor, times: Tensor, fanout: int, window: int, uniform: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`tgl_seen` of the shared header: the range, and whether it is drawn from. [start, end): events up to the root's time."""
+    now = _lower_bound(start, end, lambda i: t[i] < times)
+    if window != _NO_WINDOW[t.dtype]:
+        limit = _from_bits(window, t.dtype)
+        start = torch.maximum(start, _lower_bound(start, end, lambda i: (times - t[i]) >= limit) - 1)
+    drawn = uniform & (end - 1 - start >= fanout)
+    first = torch.maximum(start, end - 1 - fanout) + 1
+    return torch.where(drawn, start, first), torch.where(drawn, end, torch.maximum(now, first)), drawn
+
+
 @impl("temporal_sample", "CompositeExplicitAutograd")
 def _composite(
     row_start: Tensor,
@@ -126,24 +139,35 @@ def _composite(
     def precedes(i: Tensor) -> Tensor:
         if visibility == MODES["strict"]:
             return t[i] < key_t
-        if visibility == MODES["inclusive"]:
+        if visibility in (MODES["inclusive"], MODES["tgl_compat"]):
             return t[i] <= key_t
         return (t[i] < key_t) | ((t[i] == key_t) & (eid[i] < key_eid))
 
-    empty = t.numel() == 0
+    empty, tgl = t.numel() == 0, visibility == MODES["tgl_compat"]
+    replace = replace and not tgl  # TGL walks where a row is short, and always replaces where it draws
+    drawn = torch.full_like(rows, uniform, dtype=torch.bool)
     if not empty:
         end = _lower_bound(start, end, precedes)
+    if not empty and tgl:
+        start, end, drawn = _tgl_range(start, end, t, times, fanout, window, drawn)
+    elif not empty:
         if window != _NO_WINDOW[t.dtype]:
             limit = _from_bits(window, t.dtype)
             start = _lower_bound(start, end, lambda i: (times - t[i]) > limit)
-    n = end - start
+    n = (end - start).clamp(min=0)
     count = torch.where(n > 0, fanout, 0) if uniform and replace else n.clamp(max=fanout)
     slot = torch.arange(fanout, device=t.device)
     newest = n[:, None] - 1 - slot
     if uniform:
-        draws = _draw(n, fanout, count, replace, (seed, epoch, batch, root_offset, hop))
-        all_of_them = (n <= fanout) & (not replace)
-        newest = torch.where(all_of_them[:, None], newest, draws)
+        draws = _draw(n, fanout, count, replace or tgl, (seed, epoch, batch, root_offset, hop))
+        drawn &= (n > fanout) | replace
+        if tgl and not empty:
+            # what is not earlier than the root is drawn all the same, and dropped: the first ones
+            late = (t[torch.where(drawn[:, None], start[:, None] + draws, 0)] >= times[:, None]).sum(1)
+            late = torch.where(drawn, late, 0)
+            draws = draws.gather(1, (slot + late[:, None]).clamp(max=fanout - 1))
+            count = count - late
+        newest = torch.where(drawn[:, None], draws, newest)
     valid = slot < count[:, None]
     at = torch.where(valid, start[:, None] + newest, 0)
     shape = (len(nodes), fanout)
@@ -282,6 +306,11 @@ def temporal_sample(
         semantics: Which events (t', eid') a root at time t sees: `"strict"`: t' < t. `"inclusive"`: t' <= t.
             `"by_event_id"`: (t', eid') < (t, event_ids[root]). `"before_batch"`: (t', eid') < `batch_start`, and t' <= t. Pairs
             compare lexicographically. Or a `gnnaccel.graph.TimeSemantics`, whose window then holds too.
+            `"tgl_compat"` is what TGL's sampler does (Zhou et al., VLDB 2022), for comparison only, since it gives labels away:
+            of the events up to t the last `fanout` are walked, those at t (a root's own among them) use up slots and are then
+            dropped, and the oldest event is never taken; `"uniform"` draws with replacement and drops what is at t. An event
+            exactly `window` ago is not seen. Its cursor shared by the roots of a node, its float32 times and its random
+            generator are faults of another kind and left out.
         seed: 64 bits; with `epoch`, `batch`, the root's index + `root_offset` and `hop` it keys the draws of `"uniform"`
             (Philox4x32-10), so these are the same on every device and for any number of threads.
         hop: 0..255.

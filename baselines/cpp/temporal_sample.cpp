@@ -61,7 +61,7 @@ Sample temporal_sample_cpu(const Tensor& row_start, const Tensor& row_end, const
     a.nodes_are_64 = nodes.scalar_type() == ScalarType::Long;
     a.visibility = static_cast<int32_t>(visibility);
     a.uniform = uniform;
-    a.replace = replace;
+    a.replace = replace && visibility != kTglCompat;
     a.has_window = !no_window(a.window);
     static const SampleRoots<Id, Time> sample = sample_roots_here<Id, Time>();
     std::atomic<bool> good{true};

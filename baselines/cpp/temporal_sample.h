@@ -234,9 +234,13 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
         // some of the events at that very time may be visible too
         r.end = lower_bound(a, r.end, s.row_end[i], key_of(a, root, a.visibility), a.visibility);
       }
-      r.begin = window_begin(a, root, r);
+      if (a.visibility == kTglCompat) {
+        r = tgl_seen(a, root, r, s.base[i]);
+      } else {
+        r.begin = window_begin(a, root, r);
+      }
       seen[g & 1][i] = r;
-      const int64_t count = count_of(a, r);
+      int64_t count = count_of(a, r);
       if (count == 0) continue;
       if (is_newest(a, r)) {
         fetch_newest(a.nbr, r.end, count);
@@ -244,7 +248,8 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
         fetch_newest(a.t, r.end, count);
       } else {
         Id* picks = a.out_eid + root * fanout;  // its place until the events are known
-        draw_picks(a, root, r, count);
+        count = draw_picks(a, root, r, count);
+        a.out_count[root] = static_cast<int32_t>(count);
         for (int64_t p = 0; p < count; ++p) {
           const int64_t at = r.begin + static_cast<int64_t>(picks[p]);
           prefetch(a.nbr + at);
@@ -259,7 +264,7 @@ GNNACCEL_INLINE bool sample_roots(const SampleArgs<Id, Time>& a, int64_t begin, 
     for (int64_t i = 0; i < size_of(g); ++i) {
       const int64_t root = begin + g * kGroup + i, row = root * fanout;
       const Range r = seen[g & 1][i];
-      const int64_t count = count_of(a, r);
+      const int64_t count = slots_of(a, root, r);
       a.out_count[root] = static_cast<int32_t>(count);
 #if defined(__GNUC__)
       if (!a.uniform && root < vector_end && (count == 0 || r.end >= count + lanes)) {

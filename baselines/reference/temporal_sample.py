@@ -46,6 +46,25 @@ def sees(mode: str, event: tuple, time, event_id, batch_start) -> bool:
     return (t, eid) < batch_start and t <= time
 
 
+def tgl_picks(events: list[tuple], time, fanout: int, strategy: str, window, words) -> list[tuple]:
+    """What TGL's sampler takes of a node's events, sorted by (t, eid): its indices and loops, our generator."""
+    end = -1  # last event with t <= time
+    start = -1  # last event that is at least a window old
+    for i, event in enumerate(events):
+        if event[0] <= time:
+            end = i
+            if window is not None and time - event[0] >= window:
+                start = i
+    end, start = max(end, 0), max(start, 0)
+    if not events:
+        return []
+    if strategy == "recent" or end - start < fanout:
+        walked = range(end, max(start, end - fanout), -1)
+    else:
+        walked = sorted((start + next(words) * (end - start + 1) // 2**64 for _ in range(fanout)), reverse=True)
+    return [events[i] for i in walked if events[i][0] < time]
+
+
 def temporal_sample(
     src: Tensor,
     dst: Tensor,
@@ -79,17 +98,21 @@ def temporal_sample(
     dt, at = torch.zeros(shape, dtype=t.dtype), torch.zeros(shape, dtype=t.dtype)
     count = torch.zeros(len(nodes), dtype=torch.int32)
     for r, (node, time) in enumerate(zip(nodes.tolist(), times.tolist(), strict=True)):
+        events = sorted(history.get(node, []))
         event_id = None if event_ids is None else event_ids[r].item()
-        seen = [
-            (s, e, other)
-            for s, e, other in sorted(history.get(node, []))
-            if sees(semantics, (s, e), time, event_id, batch_start) and (window is None or time - s <= window)
-        ]
-        if strategy == "uniform" and seen and (replace or len(seen) > fanout):
-            words = random_words(seed, epoch, batch, r + root_offset, hop)
-            seen = [seen[i] for i in choose(len(seen), fanout, replace, words)]
+        words = random_words(seed, epoch, batch, r + root_offset, hop)
+        if semantics == "tgl_compat":
+            seen = tgl_picks(events, time, fanout, strategy, window, words)
         else:
-            seen = seen[::-1][:fanout]
+            seen = [
+                (s, e, other)
+                for s, e, other in events
+                if sees(semantics, (s, e), time, event_id, batch_start) and (window is None or time - s <= window)
+            ]
+            if strategy == "uniform" and seen and (replace or len(seen) > fanout):
+                seen = [seen[i] for i in choose(len(seen), fanout, replace, words)]
+            else:
+                seen = seen[::-1][:fanout]
         count[r] = len(seen)
         for k, (s, e, other) in enumerate(seen):
             nbr[r, k], eid[r, k], dt[r, k], at[r, k] = other, e, time - s, s

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast, get_args
 
 from gnnaccel.ops.temporal_sample import MODES
 
-Mode = Literal["strict", "inclusive", "before_batch", "by_event_id"]
+Mode = Literal["strict", "inclusive", "before_batch", "by_event_id", "tgl_compat"]
 HopTime = Literal["edge", "root"]
 
 
@@ -20,6 +20,7 @@ class TimeSemantics:
     Attributes:
         mode: `"strict"`: t' < t. `"inclusive"`: t' <= t. `"before_batch"`: (t', eid') before the first event of the batch,
             and t' <= t. `"by_event_id"`: (t', eid') before (t, the root's own event id); pairs compare lexicographically.
+            `"tgl_compat"`: as TGL's sampler has it, which leaks; to compare with, see `gnnaccel.temporal_sample`.
         hop_time: Time of the roots of the next hop: `"edge"`, the time of the edge that led there (TGAT, TGN), or `"root"`, the
             time of the first root (DySAT).
         window: If given, only events with t - t' <= window.

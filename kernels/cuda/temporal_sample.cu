@@ -19,7 +19,7 @@ __device__ __forceinline__ void sample_block(const SampleArgs<Id, Time>& a) {
   const int64_t slots = roots * a.fanout;
   for (int64_t s = threadIdx.x; s < slots; s += blockDim.x) {
     const int64_t r = s / a.fanout;
-    write_slot(a, first + r, s - r * a.fanout, seen[r], count_of(a, seen[r]));
+    write_slot(a, first + r, s - r * a.fanout, seen[r], slots_of(a, first + r, seen[r]));
   }
 }
 
@@ -56,7 +56,7 @@ __device__ __forceinline__ void from_bits(int64_t bits, double& out) { out = __l
     a.nodes_are_64 = static_cast<int32_t>(nodes_are_64);                                                           \
     a.visibility = static_cast<int32_t>(visibility);                                                               \
     a.uniform = static_cast<int32_t>(uniform);                                                                     \
-    a.replace = static_cast<int32_t>(replace);                                                                     \
+    a.replace = replace && visibility != gnnaccel::kTglCompat;                                                     \
     gnnaccel::from_bits(window, a.window);                                                                         \
     gnnaccel::from_bits(bound_t, a.bound_t);                                                                       \
     a.has_window = !gnnaccel::no_window(a.window);                                                                 \

@@ -12,6 +12,7 @@ enum Visibility : int32_t {
   kInclusive = 1,    // t' <= t
   kByEventId = 2,    // (t', eid') < (t, event_ids[root])
   kBeforeBatch = 3,  // (t', eid') < (bound_t, bound_eid), and t' <= t
+  kTglCompat = 4,    // what TGL's sampler takes, see `tgl_seen`
 };
 
 constexpr int64_t kAllEids = 0x7fffffffffffffff;
@@ -36,7 +37,7 @@ struct SampleArgs {
   int64_t bound_eid;
   int64_t seed, epoch, batch, root_offset, hop;
   Time bound_t, window;  // of an int64 window the bits are taken as unsigned, so that no difference of times overflows
-  int32_t nodes_are_64, visibility, uniform, replace, has_window;
+  int32_t nodes_are_64, visibility, uniform, replace, has_window;  // TGL replaces where it draws: there `replace` is 0
 };
 
 // --- Random draws ---
@@ -101,7 +102,7 @@ template <class Id, class Time>
 GNNACCEL_HD bool precedes(const SampleArgs<Id, Time>& a, int64_t i, const Key<Time>& key, int32_t visibility) {
   const Time t = a.t[i];
   if (visibility == kStrict) return t < key.t;
-  if (visibility == kInclusive) return t <= key.t;
+  if (visibility == kInclusive || visibility == kTglCompat) return t <= key.t;
   return t < key.t || (t == key.t && static_cast<int64_t>(a.eid[i]) < key.eid);
 }
 
@@ -163,6 +164,29 @@ GNNACCEL_HD int64_t window_begin(const SampleArgs<Id, Time>& a, int64_t root, Ra
   return visible.begin;
 }
 
+// TGL's sampler (Zhou et al., VLDB 2022), with what it does wrong, for comparison only. `row` holds the events up to
+// the time of the root, and those from `now` on are at that time. TGL takes the last event of the row, its own or a
+// tied one too, walks back over `fanout` places and only then drops what is not earlier than the root; the place at the
+// start of the range is never taken. With more than `fanout` places it draws from the whole range, the start included.
+// The range starts with the last event that is at least a window old, or with the oldest.
+template <class Id, class Time>
+GNNACCEL_HD Range tgl_seen(const SampleArgs<Id, Time>& a, int64_t root, Range row, int64_t now) {
+  int64_t start = row.begin;
+  if (a.has_window) {
+    for (int64_t size = row.end - row.begin; size > 0;) {
+      const int64_t half = (size + 1) >> 1;
+      const Time dt = since(a.times[root], a.t[start + half - 1]);
+      if (dt == a.window || expired(dt, a.window)) start += half;
+      size -= half;
+    }
+    if (start > row.begin) --start;
+  }
+  const int64_t last = row.end - 1;
+  if (a.uniform && last - start >= a.fanout) return {start, row.end};
+  const int64_t first = (start > last - a.fanout ? start : last - a.fanout) + 1;
+  return {first, now > first ? now : first};
+}
+
 template <class Id, class Time>
 GNNACCEL_HD int64_t count_of(const SampleArgs<Id, Time>& a, Range seen) {
   const int64_t n = seen.end - seen.begin;
@@ -181,7 +205,9 @@ GNNACCEL_HD Range find_seen(const SampleArgs<Id, Time>& a, int64_t root) {
   const int64_t node = node_of(a, root);
   if (!is_root(a, root, node)) return {0, 0};
   Range seen{a.row_start[node], a.row_end[node]};
-  seen.end = lower_bound(a, seen.begin, seen.end, key_of(a, root, a.visibility), a.visibility);
+  const Key<Time> key = key_of(a, root, a.visibility);
+  seen.end = lower_bound(a, seen.begin, seen.end, key, a.visibility);
+  if (a.visibility == kTglCompat) return tgl_seen(a, root, seen, lower_bound(a, seen.begin, seen.end, key, kStrict));
   seen.begin = window_begin(a, root, seen);
   return seen;
 }
@@ -208,18 +234,33 @@ GNNACCEL_HD void draw_descending(Id* out, int64_t n, int64_t count, bool replace
 }
 
 // Draws of a root whose sample is not simply the newest events: positions within `seen`, left in its places for `eid`.
+// Returns how many: fewer than `count` where TGL drops draws that are not earlier than the root.
 template <class Id, class Time>
-GNNACCEL_HD void draw_picks(const SampleArgs<Id, Time>& a, int64_t root, Range seen, int64_t count) {
-  draw_descending(a.out_eid + root * a.fanout, seen.end - seen.begin, count, a.replace != 0, draws_of(a, root));
+GNNACCEL_HD int64_t draw_picks(const SampleArgs<Id, Time>& a, int64_t root, Range seen, int64_t count) {
+  const bool tgl = a.visibility == kTglCompat;
+  Id* picks = a.out_eid + root * a.fanout;
+  draw_descending(picks, seen.end - seen.begin, count, a.replace || tgl, draws_of(a, root));
+  if (!tgl) return count;
+  int64_t late = 0;
+  while (late < count && a.t[seen.begin + static_cast<int64_t>(picks[late])] >= a.times[root]) ++late;
+  for (int64_t k = late; k < count; ++k) picks[k - late] = picks[k];
+  return count - late;
+}
+
+// Slots in use of a root, after `begin_root` or `draw_picks`.
+template <class Id, class Time>
+GNNACCEL_HD int64_t slots_of(const SampleArgs<Id, Time>& a, int64_t root, Range seen) {
+  if (a.visibility == kTglCompat && !is_newest(a, seen)) return a.out_count[root];
+  return count_of(a, seen);
 }
 
 // A root's search, count and draws.
 template <class Id, class Time>
 GNNACCEL_HD Range begin_root(const SampleArgs<Id, Time>& a, int64_t root) {
   const Range seen = find_seen(a, root);
-  const int64_t count = count_of(a, seen);
+  int64_t count = count_of(a, seen);
+  if (!is_newest(a, seen)) count = draw_picks(a, root, seen, count);
   a.out_count[root] = static_cast<int32_t>(count);
-  if (!is_newest(a, seen)) draw_picks(a, root, seen, count);
   return seen;
 }
 

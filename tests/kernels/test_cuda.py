@@ -171,7 +171,7 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(on_host, ids, time):
     no_window = ga.ops.temporal_sample.__globals__["_NO_WINDOW"][time]
     bits = ga.ops.temporal_sample.__globals__["_bits"]
     for visibility, (uniform, replace), window, fanout in itertools.product(
-        range(4), [(False, False), (True, False), (True, True)], [None, 20], [1, 10, 70]
+        range(5), [(False, False), (True, False), (True, True)], [None, 20], [1, 10, 70]
     ):
         args = (
             *(g.row_start, g.row_end, g.nbr, g.eid, g.t),

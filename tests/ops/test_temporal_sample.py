@@ -77,10 +77,16 @@ CASES = [
     Case("fanout_over_a_vector", make(events=400, fanout=37)),
     *(
         Case(f"{mode}_{pick}{'_window' if window else ''}", make(fanout=4, semantics=mode, window=window, **options))
-        for mode in MODES
+        for mode in (*MODES, "tgl_compat")
         for pick, options in PICKS.items()
         for window in (None, 3)
     ),
+    Case(
+        "tgl_compat_float", make(time=torch.float64, fanout=4, semantics="tgl_compat", strategy="uniform", window=1.0)
+    ),
+    Case("tgl_compat_one", make(events=1, nodes=1, roots=3, semantics="tgl_compat")),
+    Case("tgl_compat_no_events", make(events=0, semantics="tgl_compat", strategy="uniform")),
+    Case("tgl_compat_several_groups", make(events=3000, nodes=50, roots=1031, semantics="tgl_compat"), small=False),
     Case("hub", make(events=3000, nodes=3, hub=True, span=700, fanout=20, strategy="uniform"), small=False),
     Case("several_groups", make(events=3000, nodes=50, roots=1031, span=900), small=False),
 ]
@@ -344,6 +350,41 @@ def test_count_alone_says_nothing_about_the_label():
     counts = [ga.temporal_sample(g, who[half], t[half], 40).count for who in (dst, negative)]
     labels = torch.cat([torch.ones_like(counts[0]), torch.zeros_like(counts[1])])
     assert 0.48 < roc_auc_score(labels, torch.cat(counts)) < 0.52
+
+
+@pytest.mark.parametrize(
+    ("times", "time", "fanout", "window", "want"),
+    [
+        ([7], 8, 10, None, []),  # S3: a single event is the oldest, and that is never taken
+        ([1, 2, 3], 9, 10, None, [2, 1]),
+        ([1, 2, 3], 9, 2, None, [2, 1]),
+        ([1, 2, 3], 9, 1, None, [2]),
+        ([1, 2, 3, 4, 5], 5, 3, None, [3, 2]),  # S1: a positive root, whose own event stands at t, gets one fewer
+        ([1, 2, 3, 4, 6], 5, 3, None, [3, 2, 1]),  # ... than a negative one at the same time
+        ([1, 2, 3, 4, 5, 9, 9, 9, 9, 9], 9, 3, None, []),  # S4: five older and five tied events
+        ([1, 2, 3, 4, 5, 9, 9], 9, 3, None, [4]),
+        ([10, 20, 30], 5, 3, None, []),
+        ([10, 20, 30, 40], 45, 9, 25, [3, 2]),  # an event exactly a window ago is not seen; nor is the first within it,
+        ([10, 20, 30, 40], 44, 9, 35, [3, 2, 1]),  # if there is none before the window
+        ([10, 20, 30, 40], 99, 9, 10, []),
+    ],
+)
+def test_what_tgl_takes(times, time, fanout, window, want):
+    assert rows(ask(line(times), 0, time, fanout=fanout, window=window, semantics="tgl_compat")) == [want]
+
+
+def test_what_tgl_draws():
+    """S6: k draws from all events up to t, the oldest and those at t among them, with replacement; those at t are dropped."""
+    g, n = line([1, 2, 3, 4, 9, 9]), 20_000
+    roots = torch.zeros(n, dtype=torch.int64, device=DEVICE)
+    block = ga.temporal_sample(g, roots, torch.full_like(roots, 9), 3, "uniform", semantics="tgl_compat", seed=5)
+    assert abs(block.count.double().mean().item() - 3 * 4 / 6) < 0.03
+    seen = torch.bincount(block.eid[block.eid >= 0].long().cpu(), minlength=6).double()
+    assert (seen[4:] == 0).all()
+    assert (abs(seen[:4] / (n * 3) - 1 / 6) < 0.006).all()
+    assert ((block.eid[:, 1:] == block.eid[:, :-1]) & (block.eid[:, 1:] >= 0)).any(), "with replacement"
+    # with no more than k places after the first it walks instead
+    assert rows(ask(g, 0, 4, fanout=4, strategy="uniform", semantics="tgl_compat")) == [[2, 1]]
 
 
 def test_strided_and_int32_roots():
