@@ -118,7 +118,8 @@ class DataConfig(_Section):
     val_fraction: float = Field(default=0.15, gt=0, lt=1, description="fraction of events for validation")
     test_fraction: float = Field(default=0.15, gt=0, lt=1, description="fraction of events for test")
     semantics: Literal["strict", "inclusive", "before_batch", "by_event_id", "tgl_compat"] = Field(
-        default="strict", description="which events a prediction at t may sample; tgl_compat leaks labels: to compare only"
+        default="strict",
+        description="which events a prediction at t may sample; tgl_compat leaks labels: to compare only",
     )
 
 

@@ -111,7 +111,9 @@ def test_tgat(events, graph, strategy, fanouts, features):
     model = prepared(model)
     plain = Plain(model, events)
 
-    def embed(node, t, layer=len(fanouts)):
+    depth = len(fanouts)
+
+    def embed(node, t, layer=depth):
         if layer == 0:
             return torch.zeros(0).double() if plain.feat is None else plain.feat[node]
         rows = [
