@@ -2,7 +2,7 @@
 
 from gnnaccel.nn.aggregators import AttentionAggregator, IdentityAggregator, MeanAggregator, MixerAggregator
 from gnnaccel.nn.attention import TemporalAttention
-from gnnaccel.nn.decoder import DotDecoder, LinkDecoder
+from gnnaccel.nn.decoder import DotDecoder, LinkDecoder, PairHistoryDecoder
 from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.memory import Mailbox, MemoryUpdater, NodeMemory
 from gnnaccel.nn.time import TimeEncoder
@@ -18,6 +18,7 @@ __all__ = [
     "MemoryUpdater",
     "MixerAggregator",
     "NodeMemory",
+    "PairHistoryDecoder",
     "TemporalAttention",
     "TimeEncoder",
 ]

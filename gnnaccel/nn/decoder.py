@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,7 +22,12 @@ class LinkDecoder(nn.Module):
         dim_hidden: Size of the hidden layer; `dim` by default.
 
     Shape: `h_src [..., dim]`, `h_dst [..., dim]`, broadcast against each other, to logits `[...]`.
+
+    Attributes:
+        history: Recent neighbours of the source that the decoder wants to see; 0 for a decoder that scores embeddings alone.
     """
+
+    history: int = 0
 
     def __init__(self, dim: int, dim_hidden: int | None = None) -> None:
         super().__init__()
@@ -81,10 +87,63 @@ class DotDecoder(nn.Module):
         return pair_loss(self, h, events)
 
 
-def pair_loss(decoder: Any, h: Tensor, events: int) -> Tensor:
+class PairHistoryDecoder(LinkDecoder):
+    """A `LinkDecoder` that also sees what the two ends have had with each other.
+
+    The score is `w . relu(W_s h_src + W_d h_dst + W_p p + b) + c`. Embeddings are made for each end alone, and cannot tell a pair
+    that has met from one that has not; repeated pairs are most of many streams (EdgeBank, Poursafaei et al., NeurIPS 2022).
+    `p` looks for the other end among the source's `history` most recent neighbours: one-hot place of the latest meeting (or
+    none) and one-hot number of meetings (the co-occurrence encoding of DyGFormer, Yu et al., NeurIPS 2023, for one end).
+
+    Args:
+        dim: Size of an embedding.
+        history: Recent neighbours of the source that are looked at, K.
+        dim_hidden: Size of the hidden layer; `dim` by default.
+    """
+
+    def __init__(self, dim: int, history: int = 20, dim_hidden: int | None = None) -> None:
+        super().__init__(dim, dim_hidden)
+        if not 1 <= history <= 1024:
+            raise ValueError(f"PairHistoryDecoder: history must be in [1, 1024], got {history}")
+        self.history = history
+        self.pair = Linear(2 * (history + 1), self.src.out_features, bias=False)
+
+    def features(self, recent: Tensor, other: Tensor) -> Tensor:
+        """One-hot features of pairs.
+
+        Args:
+            recent: Recent neighbours of the sources, newest first, -1 past the last, `[..., K]`.
+            other: The other ends, `[...]`, broadcast against `recent` without its last dimension.
+
+        Returns:
+            float32 `[..., 2 (K + 1)]`.
+        """
+        met = recent == other.unsqueeze(-1)
+        count = met.sum(-1)
+        place = torch.where(count > 0, met.to(torch.uint8).argmax(-1), self.history)
+        hot = torch.zeros(*place.shape, 2, self.history + 1, device=place.device)
+        hot.scatter_(-1, torch.stack([place, count], -1).unsqueeze(-1), 1.0)
+        return hot.flatten(-2)
+
+    def score(self, src: Tensor, dst: Tensor, pairs: Tensor | None = None) -> Tensor:
+        """Logits `[...]`; `pairs` are the features of the pairs, `[..., 2 (K + 1)]`, zero by default."""
+        hidden = src + dst if pairs is None else src + dst + self.pair(pairs.to(src.dtype))
+        return (hidden.relu() * self.out.weight[0]).sum(-1) + self.out.bias
+
+    def loss(self, h: Tensor, events: int, pairs: Tensor | None = None) -> Tensor:
+        """As `LinkDecoder.loss`; `pairs` are those of each source with its destination and candidates, `[events, 1 + C, .]`."""
+        return pair_loss(self, h, events, pairs)
+
+
+def pair_loss(decoder: Any, h: Tensor, events: int, pairs: Tensor | None = None) -> Tensor:
     """`LinkDecoder.loss` for any decoder with `src`, `dst` and `score`."""
     src, other = decoder.src(h[:events]), decoder.dst(h[events:])
-    positive = decoder.score(src, other[:events])
-    negative = decoder.score(src.unsqueeze(1), other[events:].view(events, -1, other.shape[-1]))
+    candidates = other[events:].view(events, -1, other.shape[-1])
+    if pairs is None:
+        positive = decoder.score(src, other[:events])
+        negative = decoder.score(src.unsqueeze(1), candidates)
+    else:
+        positive = decoder.score(src, other[:events], pairs[:, 0])
+        negative = decoder.score(src.unsqueeze(1), candidates, pairs[:, 1:])
     loss = F.softplus(-positive).mean()
     return loss + F.softplus(negative).mean() if negative.numel() else loss

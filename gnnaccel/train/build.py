@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnaccel.data.events import TemporalEvents
+from gnnaccel.data.splits import chronological_split
 from gnnaccel.graph.batch import Sampling
 from gnnaccel.models import ComposedModel, TemporalModel
 from gnnaccel.nn import (
@@ -23,6 +24,7 @@ from gnnaccel.nn import (
     MeanAggregator,
     MemoryUpdater,
     MixerAggregator,
+    PairHistoryDecoder,
 )
 from gnnaccel.train.config import Config, ConfigError
 
@@ -36,7 +38,7 @@ AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
     "mean": MeanAggregator,
     "mixer": MixerAggregator,
 }
-DECODERS: dict[str, Callable[..., nn.Module]] = {"mlp": LinkDecoder, "dot": DotDecoder}
+DECODERS: dict[str, Callable[..., nn.Module]] = {"mlp": LinkDecoder, "dot": DotDecoder, "pair": PairHistoryDecoder}
 
 
 def build_model(config: Config, events: TemporalEvents) -> Any:
@@ -56,7 +58,7 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
     common: dict[str, Any] = {
         "dim_edge": dim_edge,
         "node_feat": node_features(config, events),
-        "sampling": sampling_of(config),
+        "sampling": sampling_of(config, events),
     }
     if ":" in config.model.name:
         make = _resolve("model.name", config.model.name, {})
@@ -100,10 +102,15 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
     )
 
 
-def sampling_of(config: Config) -> Sampling:
-    """The neighbours that `config` asks for."""
-    s = config.sampler
-    return Sampling(tuple(s.neighbors), s.strategy, s.replace, s.window, s.hop_time, s.snapshots)
+def sampling_of(config: Config, events: TemporalEvents) -> Sampling:
+    """The neighbours that `config` asks for; a window given as a share is one of the training part's span."""
+    s, window = config.sampler, config.sampler.window
+    if isinstance(window, str):
+        train = chronological_split(events.t, val=config.data.val_fraction, test=config.data.test_fraction).train
+        span = (events.t[train.stop - 1] - events.t[0]).item()
+        window = float(window.removesuffix("%")) / 100 * span
+        window = window if events.t.dtype.is_floating_point else max(round(window), 1)
+    return Sampling(tuple(s.neighbors), s.strategy, s.replace, window, s.hop_time, s.snapshots)
 
 
 def node_features(config: Config, events: TemporalEvents) -> Tensor | None:

@@ -46,13 +46,27 @@ class SamplerConfig(_Section):
         description="neighbours a root, hop by hop from the roots outwards, e.g. 10 or [10, 10]; [] for none",
     )
     replace: bool = Field(default=False, description="uniform draws with replacement")
-    window: float | None = Field(
-        default=None, gt=0, description="only events at most this long ago; with snapshots, the length of one"
+    window: float | str | None = Field(
+        default=None,
+        description="only events at most this long ago; with snapshots, the length of one; "
+        "a time, or a share of the training part's such as 10%",
     )
     hop_time: Literal["edge", "root"] = Field(
         default="edge", description="time at which neighbours of neighbours are asked for"
     )
     snapshots: int = Field(default=1, ge=1, le=15, description="ranges of time sampled apart, an RNN over them (DySAT)")
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _time_or_share(cls, value: Any) -> Any:
+        share = value.removesuffix("%") if isinstance(value, str) else None
+        try:
+            number = float(value if share is None else share)
+        except (TypeError, ValueError):
+            number = 0.0 if value is not None else 1.0
+        if not 0 < number < float("inf") or (isinstance(value, str) and not value.endswith("%")):
+            raise ValueError("must be a time above 0, or a share such as 10%")
+        return value
 
     @field_validator("neighbors", mode="before")
     @classmethod
@@ -92,7 +106,9 @@ class AggregatorConfig(_Section):
 class DecoderConfig(_Section):
     """From two embeddings to a score."""
 
-    kind: str = Field(default="mlp", description="'mlp', 'dot'" + OWN)
+    kind: str = Field(
+        default="mlp", description="'mlp', 'dot', 'pair' (mlp that also sees whether the two have met)" + OWN
+    )
     options: Options = Field(default_factory=dict, description="further keyword arguments of the decoder")
 
 

@@ -15,6 +15,7 @@ from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.negatives import NegativeSampler
 from gnnaccel.data.splits import Split, chronological_split, inductive_mask
 from gnnaccel.graph.batch import TemporalBatch, build_batch
+from gnnaccel.graph.block import temporal_sample
 from gnnaccel.graph.temporal import TemporalGraph
 from gnnaccel.models import TemporalModel
 from gnnaccel.train.build import build_model
@@ -39,6 +40,7 @@ class Step(NamedTuple):
     batch: TemporalBatch
     events: slice
     negatives: int  # candidates a positive
+    pairs: Tensor | None = None  # what each source has had with its destination and candidates, [B, 1 + C, .]
 
 
 @dataclass
@@ -119,7 +121,24 @@ class LinkTask:
         event = torch.arange(B, device=self.device)
         roots = torch.cat([self.src[part], self.dst[part], candidates.reshape(-1)])
         rows = torch.cat([event, event, event.repeat_interleave(count)])
-        return Step(self.build(roots, part, rows, epoch=epoch, batch=batch, ends=2 * B), part, count)
+        built = self.build(roots, part, rows, epoch=epoch, batch=batch, ends=2 * B)
+        return Step(built, part, count, self._pairs(part, torch.cat([self.dst[part, None], candidates], dim=1)))
+
+    def _pairs(self, part: slice, others: Tensor) -> Tensor | None:
+        """Features of the sources of `part` and `others [B, n]`, for a decoder that wants them."""
+        recent = self._recent(part)
+        return None if recent is None else self.model.decoder.features(recent.unsqueeze(1), others)
+
+    def _recent(self, part: slice) -> Tensor | None:
+        """Recent neighbours of the sources of `part`, `[B, K]`, for a decoder that wants them."""
+        history, t, semantics = getattr(self.model.decoder, "history", 0), self.t[part], self.config.data.semantics
+        if not history:
+            return None
+        ids = torch.arange(part.start, part.stop, device=self.device) if semantics == "by_event_id" else None
+        start = (t[0].item(), part.start) if semantics == "before_batch" else None
+        return temporal_sample(
+            self.graph, self.src[part], t, history, semantics=semantics, event_ids=ids, batch_start=start
+        ).nbr
 
     def build(
         self, roots: Tensor, part: slice, rows: Tensor, *, epoch: int = 0, batch: int = 0, ends: int = 0
@@ -148,8 +167,11 @@ class LinkTask:
         h, rows = self.model.embed(step.batch, self.edge_feat)
         B, decoder = step.events.stop - step.events.start, self.model.decoder
         src, other = decoder.src(h[:B]), decoder.dst(h[B:])
-        negative = decoder.score(src.unsqueeze(1), other[B:].view(B, step.negatives, other.shape[1]))
-        return decoder.score(src, other[:B]), negative, rows
+        candidates = other[B:].view(B, step.negatives, other.shape[1])
+        if step.pairs is None:
+            return decoder.score(src, other[:B]), decoder.score(src.unsqueeze(1), candidates), rows
+        positive = decoder.score(src, other[:B], step.pairs[:, 0])
+        return positive, decoder.score(src.unsqueeze(1), candidates, step.pairs[:, 1:]), rows
 
     def ragged_scores(
         self, part: slice, negatives: RaggedNegatives, *, chunk: int, batch: int = 0
@@ -162,12 +184,15 @@ class LinkTask:
         step = self.sample(part, self.src.new_empty((B, 0)), batch=batch)
         h, rows = self.model.embed(step.batch, self.edge_feat)
         src = decoder.src(h[:B])
-        positive = decoder.score(src, decoder.dst(h[B : 2 * B]))
+        recent, met = self._recent(part), [] if step.pairs is None else [step.pairs[:, 0]]
+        positive = decoder.score(src, decoder.dst(h[B : 2 * B]), *met)
         scores = []
         query = torch.arange(B).repeat_interleave(negatives.counts)
         for ids, q in zip(negatives.ids.split(chunk), query.to(self.device).split(chunk), strict=True):
             built = self.build(ids.to(self.device), part, q, batch=batch)
-            scores.append(decoder.score(src[q], decoder.dst(self.model.embed(built, self.edge_feat)[0])).cpu())
+            met = [] if recent is None else [decoder.features(recent[q], ids.to(self.device))]
+            other = decoder.dst(self.model.embed(built, self.edge_feat)[0])
+            scores.append(decoder.score(src[q], other, *met).cpu())
         return positive, torch.cat(scores), step, rows
 
     def embed(self, roots: Tensor, times: Tensor) -> Tensor:
@@ -187,12 +212,18 @@ class LinkTask:
         """Probability of an edge from `src [B]` to each of `candidates [B, C]` at `t [B]`, with the memory as it stands."""
         B, C = candidates.shape
         h = self.embed(torch.cat([src, candidates.reshape(-1)]), torch.cat([t, t.repeat_interleave(C)]))
-        return self.model.decoder(h[:B].unsqueeze(1), h[B:].view(B, C, -1)).sigmoid()
+        decoder = self.model.decoder
+        met = []
+        if getattr(decoder, "history", 0):
+            recent = temporal_sample(self.graph, src, t, decoder.history).nbr
+            met = [decoder.features(recent.unsqueeze(1), candidates)]
+        return decoder.score(decoder.src(h[:B]).unsqueeze(1), decoder.dst(h[B:]).view(B, C, -1), *met).sigmoid()
 
     def loss(self, step: Step) -> tuple[Tensor, Any]:
         """Binary cross-entropy of positives and negatives, each averaged, and the memory rows to commit."""
         h, rows = self.model.embed(step.batch, self.edge_feat)
-        return self.model.decoder.loss(h, step.events.stop - step.events.start), rows
+        met = () if step.pairs is None else (step.pairs,)
+        return self.model.decoder.loss(h, step.events.stop - step.events.start, *met), rows
 
     def commit(self, step: Step, rows: Any) -> None:
         """Let the events of `step` happen: store memory, leave mail."""

@@ -29,6 +29,8 @@ def test_file_goes_over_preset_and_set_over_file(tmp_path):
         (["aggregator.heads=3"], "aggregator.heads must divide aggregator.dim"),
         (["sampler.neighbors=[10, 0]"], r"sampler.neighbors must be in \[1, 1024\], got \[10, 0\]"),
         (["sampler.neighbors=[]"], "sampler.neighbors must not be empty for aggregator.kind 'attention'"),
+        (["sampler.window=ten"], "setting sampler.window: .*must be a time above 0, or a share such as 10%, got 'ten'"),
+        (["sampler.window=-5%"], "setting sampler.window: .*must be a time above 0"),
         (["sampler.snapshots=3"], "sampler.window must be given for sampler.snapshots=3"),
         (["mailbox.slots=2"], "mailbox.slots must be 1 for memory.updater 'gru', got 2"),
         (["aggregator.time_projection=jodie"], "needs aggregator.kind 'identity' and a memory"),

@@ -23,10 +23,8 @@ def stream(num_events=1500):
 
 
 def config_of(model, events, *settings):
-    span = float(events.t[-1] - events.t[0])
-    window = [f"sampler.window={int(span / 20)}"] if model == "dysat" else []
     batch = ["train.batch_size=50", "eval.batch_size=50", "train.epochs=2"]
-    return load_config(model, None, [*SMALL, *batch, *window, *settings])
+    return load_config(model, None, [*SMALL, *batch, *settings])
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -54,8 +52,7 @@ def test_every_preset_gives_the_same_bits_for_any_number_of_threads(model):
 
     def digest(threads):
         torch.set_num_threads(threads)
-        config = load_config(model, None, ["sampler.window=20000"] if model == "dysat" else [])
-        task = LinkTask.create(config, events)
+        task = LinkTask.create(load_config(model), events)
         optimizer = make_optimizer(task)
         for i, part in task.steps(slice(0, 600), 200):
             train_step(task, optimizer, part, 0, i, StageTimer(False))
