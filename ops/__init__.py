@@ -2,6 +2,7 @@
 
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
 from gnnaccel.ops.latest_per_node import latest_per_node
+from gnnaccel.ops.mailbox_attention import mailbox_attention
 from gnnaccel.ops.memory_update import memory_update
 from gnnaccel.ops.temporal_attention import temporal_attention
 from gnnaccel.ops.temporal_sample import temporal_sample
@@ -11,6 +12,7 @@ from gnnaccel.ops.unique_nodes import unique_nodes
 __all__ = [
     "gather_rows",
     "latest_per_node",
+    "mailbox_attention",
     "memory_update",
     "quantize_rows",
     "temporal_attention",

@@ -43,11 +43,11 @@ def _acc(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def dropout_factors(R: int, D: int, dropout: float, seed: int, device: torch.device) -> Tensor:
-    """0 or 1 / (1 - dropout), `[R, D]` float64: word `column % 4` of counter (row low, column // 4, row high, STREAM)."""
+def dropout_factors(R: int, D: int, dropout: float, seed: int, device: torch.device, stream: int = STREAM) -> Tensor:
+    """0 or 1 / (1 - dropout), `[R, D]` float64: word `column % 4` of counter (row low, column // 4, row high, stream)."""
     row = torch.arange(R, device=device).unsqueeze(1)
     group = torch.arange((D + 3) // 4, device=device)
-    words = philox4x32(torch.broadcast_tensors(row & LOW, group, row >> 32, torch.full_like(row, STREAM)), seed)
+    words = philox4x32(torch.broadcast_tensors(row & LOW, group, row >> 32, torch.full_like(row, stream)), seed)
     word = torch.stack(words, dim=-1).reshape(R, 4 * len(group))[:, :D]
     return ((word >> 8) >= int(dropout * 2**24)).to(torch.float64) / (1.0 - dropout)
 

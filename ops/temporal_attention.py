@@ -83,10 +83,61 @@ class _Parts:
         x = [part.to(acc) for part in x] + [torch.cos(self.angle).to(acc)]
         self.x = torch.cat(x, dim=-1) * self.live.unsqueeze(-1)
 
-    def weights(self, logit: Tensor, scale: float, slope: float) -> Tensor:
-        v = torch.nn.functional.leaky_relu(scale * logit, slope)
-        v = v.masked_fill(~self.live.unsqueeze(1), -torch.inf)
-        return torch.nan_to_num(torch.softmax(v, dim=-1)) if v.shape[-1] else v
+
+def time_gradient(
+    dx: Tensor, angle: Tensor, dt: Tensor, live: Tensor, time_w: Tensor, time_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of `time_w` and `time_b` from that of the time encoding, `[R, K, T]`, at float64 angles and times."""
+    d_angle = -torch.sin(angle) * dx.to(torch.float64) * live.unsqueeze(-1)
+    dw = (d_angle * dt.unsqueeze(-1)).sum((0, 1)).to(time_w.dtype)
+    return dw, d_angle.sum((0, 1)).to(time_b.dtype)
+
+
+def _softmax(logit: Tensor, live: Tensor, scale: float, slope: float) -> Tensor:
+    v = torch.nn.functional.leaky_relu(scale * logit, slope)
+    v = v.masked_fill(~live.unsqueeze(1), -torch.inf)
+    return torch.nan_to_num(torch.softmax(v, dim=-1)) if v.shape[-1] else v
+
+
+def attend(
+    u: Tensor, c: Tensor, x: Tensor, live: Tensor, scale: float, slope: float, dropout: float, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """z, s and logits from rows x `[R, K, F]` that are zero where `live [R, K]` is False. For fallbacks."""
+    (R, H, _), K, acc = u.shape, x.shape[1], acc_dtype(u)
+    logit = torch.einsum("rhf,rkf->rhk", u.to(acc), x) + c.to(acc).unsqueeze(-1)
+    logit = logit.masked_fill(~live.unsqueeze(1), 0)
+    p = _softmax(logit, live, scale, slope)
+    if dropout > 0:
+        p = p * _dropout_mask(R, H, K, dropout, seed, u.device).to(acc)
+    return torch.einsum("rhk,rkf->rhf", p, x).to(u.dtype), p.sum(-1).to(u.dtype), logit
+
+
+def attend_backward(
+    grad_z: Tensor,
+    grad_s: Tensor,
+    u: Tensor,
+    x: Tensor,
+    live: Tensor,
+    logit: Tensor,
+    scale: float,
+    slope: float,
+    dropout: float,
+    seed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of u, c and x, the last in the accumulation dtype."""
+    (R, H, _), K, acc = u.shape, x.shape[1], acc_dtype(u)
+    dz = grad_z.to(acc)
+    p = _softmax(logit, live, scale, slope)
+    dp = torch.einsum("rhf,rkf->rhk", dz, x) + grad_s.to(acc).unsqueeze(-1)
+    kept = p
+    if dropout > 0:
+        mask = _dropout_mask(R, H, K, dropout, seed, u.device).to(acc)
+        kept, dp = p * mask, dp * mask
+    slopes = torch.full_like(logit, slope).masked_fill(scale * logit > 0, 1.0)
+    e = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale * slopes
+    du = torch.einsum("rhk,rkf->rhf", e, x)
+    dx = torch.einsum("rhk,rhf->rkf", kept, dz) + torch.einsum("rhk,rhf->rkf", e, u.to(acc))
+    return du.to(u.dtype), e.sum(-1).to(u.dtype), dx
 
 
 @impl("temporal_attention", "CompositeExplicitAutograd")
@@ -107,14 +158,8 @@ def _composite(
     seed: int,
     deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (R, H, _), K, acc = u.shape, nbr_row.shape[1], acc_dtype(u)
     parts = _Parts(u, node_table, edge_table, nbr_row, edge_row, dt, count, time_w, time_b)
-    logit = torch.einsum("rhf,rkf->rhk", u.to(acc), parts.x) + c.to(acc).unsqueeze(-1)
-    logit = logit.masked_fill(~parts.live.unsqueeze(1), 0)
-    p = parts.weights(logit, scale, slope)
-    if dropout > 0:
-        p = p * _dropout_mask(R, H, K, dropout, seed, u.device).to(acc)
-    return torch.einsum("rhk,rkf->rhf", p, parts.x).to(u.dtype), p.sum(-1).to(u.dtype), logit
+    return attend(u, c, parts.x, parts.live, scale, slope, dropout, seed)
 
 
 @impl("temporal_attention_backward", "CompositeExplicitAutograd")
@@ -139,19 +184,9 @@ def _composite_backward(
     need_node: bool,
     need_edge: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (R, H, _), K, acc = u.shape, nbr_row.shape[1], acc_dtype(u)
+    acc = acc_dtype(u)
     parts = _Parts(u, node_table, edge_table, nbr_row, edge_row, dt, count, time_w, time_b)
-    dz = grad_z.to(acc)
-    p = parts.weights(logit, scale, slope)
-    dp = torch.einsum("rhf,rkf->rhk", dz, parts.x) + grad_s.to(acc).unsqueeze(-1)
-    kept = p
-    if dropout > 0:
-        mask = _dropout_mask(R, H, K, dropout, seed, u.device).to(acc)
-        kept, dp = p * mask, dp * mask
-    slopes = torch.full_like(logit, slope).masked_fill(scale * logit > 0, 1.0)
-    e = p * (dp - (p * dp).sum(-1, keepdim=True)) * scale * slopes
-    du = torch.einsum("rhk,rkf->rhf", e, parts.x)
-    dx = torch.einsum("rhk,rhf->rkf", kept, dz) + torch.einsum("rhk,rhf->rkf", e, u.to(acc))
+    du, dc, dx = attend_backward(grad_z, grad_s, u, parts.x, parts.live, logit, scale, slope, dropout, seed)
     dx_parts = dx.split(parts.sizes, dim=-1)
     grads = []
     for need, part, (table, row) in zip((need_node, need_edge), dx_parts, parts.rows, strict=False):
@@ -161,9 +196,8 @@ def _composite_backward(
         grads.append(grad.to(table.dtype))
     if edge_table is None:
         grads.append(u.new_zeros(0))
-    d_angle = -torch.sin(parts.angle) * dx_parts[2].to(torch.float64) * parts.live.unsqueeze(-1)
-    dw = (d_angle * parts.dt.unsqueeze(-1)).sum((0, 1)).to(time_w.dtype)
-    return du.to(u.dtype), e.sum(-1).to(u.dtype), grads[0], grads[1], dw, d_angle.sum((0, 1)).to(time_b.dtype)
+    d_time = time_gradient(dx_parts[2], parts.angle, parts.dt, parts.live, time_w, time_b)
+    return du, dc, grads[0], grads[1], *d_time
 
 
 @fake("temporal_attention")

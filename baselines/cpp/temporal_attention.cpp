@@ -76,13 +76,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
     const bool scatters = need_node || need_edge;
     // row weights for the table gradients, [R, 2 H, K]
     std::vector<A> weight(static_cast<size_t>(scatters ? R * 2 * H * K : 0));
-    std::vector<double> partial(static_cast<size_t>(in.nbrs.tasks() * 2 * T));
+    TimeGradient time(in.nbrs.tasks(), T);
     torch::stable::parallel_for(0, in.nbrs.tasks(), 1, [&](int64_t first, int64_t last) {
       AttentionScratch<A> m(a);
       std::vector<uint32_t> words(static_cast<size_t>(a.dropout.stride));
       for (int64_t task = first; task < last; ++task) {
-        std::fill_n(m.grad_w, T, 0.0);
-        std::fill_n(m.grad_b, T, 0.0);
+        time.begin(m);
         for (int64_t r = in.nbrs.chunk[static_cast<size_t>(task)]; r < in.nbrs.chunk[static_cast<size_t>(task) + 1];
              ++r) {
           const int64_t n = in.nbrs.count[r];
@@ -108,14 +107,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> temporal_attention_ba
           for (int64_t h = 0; h < H; ++h) store(du_out, (r * H + h) * F_, F_, m.z + h * a.width);
           store(dc_out, r * H, H, m.dc);
         }
-        std::copy_n(m.grad_w, T, partial.data() + task * 2 * T);
-        std::copy_n(m.grad_b, T, partial.data() + task * 2 * T + T);
+        time.end(m, task);
       }
     });
-    std::vector<double> total(static_cast<size_t>(2 * T), 0.0);
-    for (size_t i = 0; i < partial.size(); ++i) total[i % total.size()] += partial[i];
-    storer<double>(time_w.scalar_type())(grad_w.data_ptr(), 0, T, total.data());
-    storer<double>(time_b.scalar_type())(grad_b.data_ptr(), 0, T, total.data() + T);
+    time.finish(grad_w, grad_b);
 
     const auto source = [&](int64_t first, int64_t columns) {
       return [&, first, columns, memory = std::vector<A>(static_cast<size_t>(2 * H * columns))](int64_t r) mutable {

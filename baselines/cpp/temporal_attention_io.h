@@ -71,13 +71,55 @@ struct RowSource {
   void get_part(int64_t i, int64_t j, int64_t first, int64_t n, A* to) const {
     load(data, i * stride0 + j * stride1 + first, n, to);
   }
-  void prefetch(int64_t i) const {
-    const char* p = static_cast<const char*>(data) + i * stride0 * item;
+  void prefetch(int64_t i, int64_t j = 0) const {
+    const char* p = static_cast<const char*>(data) + (i * stride0 + j * stride1) * item;
     for (int64_t b = 0; b < n_ * item; b += 64) __builtin_prefetch(p + b, 0, 3);
   }
 
  private:
   int64_t n_;
+};
+
+// Frequencies and phases as encode_time takes them.
+template <class A>
+struct AngleWeights {
+  std::vector<double> w, b;
+
+  AngleWeights(const Tensor& w_in, const Tensor& b_in)
+      : w(to_double(w_in, kUnit, kAttention)), b(to_double(b_in, kUnit, kAttention)) {
+    w.resize(static_cast<size_t>(round_up(w_in.numel(), 16)));
+    b.resize(w.size());
+  }
+
+ private:
+  static constexpr double kUnit = std::is_same_v<A, double> ? 1.0 : kInvTwoPi;
+};
+
+// Gradients of frequencies and phases, a part a task, added up in the order of the tasks.
+class TimeGradient {
+ public:
+  TimeGradient(int64_t tasks, int64_t T) : T_(T), part_(static_cast<size_t>(tasks * 2 * T)) {}
+
+  template <class A>
+  void begin(AttentionScratch<A>& m) const {
+    std::fill_n(m.grad_w, T_, 0.0);
+    std::fill_n(m.grad_b, T_, 0.0);
+  }
+  template <class A>
+  void end(const AttentionScratch<A>& m, int64_t task) {
+    std::copy_n(m.grad_w, T_, part_.data() + task * 2 * T_);
+    std::copy_n(m.grad_b, T_, part_.data() + task * 2 * T_ + T_);
+  }
+  void finish(Tensor& grad_w, Tensor& grad_b) const {
+    std::vector<double> total(static_cast<size_t>(2 * T_), 0.0);
+    for (size_t i = 0; i < part_.size(); ++i) total[i % total.size()] += part_[i];
+    storer<double>(grad_w.scalar_type())(grad_w.data_ptr(), 0, T_, total.data());
+    storer<double>(grad_b.scalar_type())(grad_b.data_ptr(), 0, T_, total.data() + T_);
+  }
+
+ private:
+  int64_t T_;
+  std::vector<double> part_;
 };
 
 // The block, checked: every used row is in range.
@@ -178,10 +220,7 @@ void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node
   const Neighbors nbrs(nbr, edge_row, dt, count, node.size(0), has_edge ? edge.size(0) : -1);
   const auto run = [&](auto tag) {
     using A = decltype(tag);
-    const double unit = std::is_same_v<A, double> ? 1.0 : kInvTwoPi;
-    auto wd = to_double(w, unit, kAttention), bd = to_double(b, unit, kAttention);
-    wd.resize(static_cast<size_t>(round_up(w.numel(), 16)));
-    bd.resize(wd.size());
+    const AngleWeights<A> time(w, b);
     const int64_t Dn = node.size(1), De = has_edge ? edge.size(1) : 0, T = w.numel(), F_ = Dn + De + T + extra;
     const AttentionShape<A> a{AttentionDropout(dropout, seed, H, nbrs.K),
                               nbrs.K,
@@ -194,8 +233,8 @@ void with_problem(ScalarType dtype, int64_t H, int64_t extra, const Tensor& node
                               round_up(nbrs.K, 16),
                               static_cast<A>(scale),
                               static_cast<A>(slope),
-                              wd.data(),
-                              bd.data()};
+                              time.w.data(),
+                              time.b.data()};
     f(Problem<A>{a, nbrs, RowSource<A>(node, Dn), RowSource<A>(edge, De), has_edge});
   };
   if (dtype == ScalarType::Double) return run(double{});

@@ -12,24 +12,21 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._attention import (
+    acc_type,
+    back,
+    blocks,
+    dense_last,
+    dot,
+    keep,
+    mix,
+    options,
+    part,
+    pow2,
+    put,
+    softmax,
+)
 from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
-
-
-@triton.jit
-def _part(base, stride, o_h, o_d, m_h, n, ACC: tl.constexpr):
-    """A [BLOCK_H, BLOCK_D] part of a [H, F] row."""
-    return tl.load(base + o_h[:, None] * stride + o_d[None, :], mask=m_h[:, None] & (o_d < n)[None, :], other=0.0).to(
-        ACC
-    )
-
-
-@triton.jit
-def _put(base, stride, o_h, o_d, m_h, n, value):
-    tl.store(
-        base + o_h[:, None] * stride + o_d[None, :],
-        value.to(base.dtype.element_ty),
-        mask=m_h[:, None] & (o_d < n)[None, :],
-    )
 
 
 @triton.jit
@@ -41,50 +38,10 @@ def _gather(table, rows, o_k, m_k, o_d, n, ACC: tl.constexpr):
 
 
 @triton.jit
-def _dot(x, q):
-    """[BLOCK_K, BLOCK_D] and [BLOCK_H, BLOCK_D] to [BLOCK_K, BLOCK_H]."""
-    return tl.sum(x[:, None, :] * q[None, :, :], axis=2)
-
-
-@triton.jit
-def _mix(p, x):
-    """[BLOCK_K, BLOCK_H] and [BLOCK_K, BLOCK_D] to [BLOCK_H, BLOCK_D]."""
-    return tl.sum(p[:, :, None] * x[:, None, :], axis=0)
-
-
-@triton.jit
-def _back(p, q, e, u):
-    """dx [BLOCK_K, BLOCK_D]: what each neighbour's row gets from all heads."""
-    return tl.sum(p[:, :, None] * q[None, :, :] + e[:, :, None] * u[None, :, :], axis=1)
-
-
-@triton.jit
 def _turns(dt, o_k, m_k, b_w, b_b, ACC: tl.constexpr):
     """Angles [BLOCK_K, BLOCK_T] in turns, reduced in float64; and the times [BLOCK_K], float64."""
     b_dt = tl.load(dt + o_k, mask=m_k, other=0).to(tl.float64)
     return turns(b_dt[:, None], b_w[None, :], b_b[None, :]).to(ACC), b_dt
-
-
-@triton.jit
-def _softmax(logit, K, o_k, o_h, m_kh, b_top, b_sum, SCALE: tl.constexpr, SLOPE: tl.constexpr, ACC: tl.constexpr):
-    """Weights [BLOCK_K, BLOCK_H] from stored logits, their maximum and normaliser; and the activation's slope there."""
-    b_v = SCALE * tl.load(logit + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
-    b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
-    return tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0), b_slope
-
-
-@triton.jit
-def _keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h, ACC: tl.constexpr):
-    """Dropout factors [BLOCK_K, BLOCK_H]; Philox4x32-10 with counter (root, head, slot // 4) as in baselines/cpp."""
-    zero = o_k[:, None] * 0 + o_h[None, :] * 0
-    low = (i_r & 0x7FFFFFFF).to(tl.int32)
-    low = tl.where((i_r >> 31) & 1 != 0, low | -2147483648, low)
-    w0, w1, w2, w3 = tl.philox(
-        seed, zero + low, zero + o_h[None, :], zero + (o_k // 4)[:, None], zero + (i_r >> 32).to(tl.int32)
-    )
-    word = (zero + o_k[:, None]) % 4
-    b = tl.where(word == 0, w0, tl.where(word == 1, w1, tl.where(word == 2, w2, w3)))
-    return tl.where((b >> 8).to(tl.int32) >= THRESHOLD, tl.full([], KEEP_SCALE, ACC), tl.full([], 0.0, ACC))
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -129,15 +86,15 @@ def temporal_attention_fwd_kernel(
     o_h, o_n, o_e, o_t = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
     m_h = o_h < H
     p_u, p_z = u + i_r * stride_ur, z + i_r * H * F
-    b_un = _part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
-    b_ut = _part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
+    b_un = part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
+    b_ut = part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
     b_c = tl.load(c + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
     b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
     b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
     b_zn = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
     b_zt = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
     if HAS_EDGE:
-        b_ue = _part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
+        b_ue = part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
         b_ze = tl.zeros([BLOCK_H, BLOCK_E], dtype=ACC)
     b_max = tl.full([BLOCK_H], float("-inf"), dtype=ACC)
     b_sum = tl.zeros([BLOCK_H], dtype=ACC)
@@ -148,10 +105,10 @@ def temporal_attention_fwd_kernel(
         b_xn, _ = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
         b_turns, _ = _turns(dt + i_r * K, o_k, m_k, b_w, b_b, ACC)
         b_xt = cos_turns(b_turns, ACC)
-        b_l = _dot(b_xn, b_un) + _dot(b_xt, b_ut) + b_c[None, :]
+        b_l = dot(b_xn, b_un) + dot(b_xt, b_ut) + b_c[None, :]
         if HAS_EDGE:
             b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
-            b_l += _dot(b_xe, b_ue)
+            b_l += dot(b_xe, b_ue)
         tl.store(logit + (i_r * H + o_h[None, :]) * K + o_k[:, None], b_l, mask=m_k[:, None] & m_h[None, :])
         b_v = SCALE * b_l
         b_v = tl.where(b_v > 0, b_v, SLOPE * b_v)
@@ -163,17 +120,17 @@ def temporal_attention_fwd_kernel(
         b_max = b_top
         b_sum = b_sum * b_fade + tl.sum(b_p, axis=0)
         if DROPOUT:
-            b_p *= _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+            b_p *= keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
         b_s = b_s * b_fade + tl.sum(b_p, axis=0)
-        b_zn = b_zn * b_fade[:, None] + _mix(b_p, b_xn)
-        b_zt = b_zt * b_fade[:, None] + _mix(b_p, b_xt)
+        b_zn = b_zn * b_fade[:, None] + mix(b_p, b_xn)
+        b_zt = b_zt * b_fade[:, None] + mix(b_p, b_xt)
         if HAS_EDGE:
-            b_ze = b_ze * b_fade[:, None] + _mix(b_p, b_xe)
+            b_ze = b_ze * b_fade[:, None] + mix(b_p, b_xe)
     b_inv = tl.where(b_sum > 0, 1.0 / tl.where(b_sum > 0, b_sum, 1.0), 0.0)
-    _put(p_z, F, o_h, o_n, m_h, Dn, b_zn * b_inv[:, None])
-    _put(p_z + Dn + De, F, o_h, o_t, m_h, T, b_zt * b_inv[:, None])
+    put(p_z, F, o_h, o_n, m_h, Dn, b_zn * b_inv[:, None])
+    put(p_z + Dn + De, F, o_h, o_t, m_h, T, b_zt * b_inv[:, None])
     if HAS_EDGE:
-        _put(p_z + Dn, F, o_h, o_e, m_h, De, b_ze * b_inv[:, None])
+        put(p_z + Dn, F, o_h, o_e, m_h, De, b_ze * b_inv[:, None])
     tl.store(s + i_r * H + o_h, (b_s * b_inv).to(s.dtype.element_ty), mask=m_h)
 
 
@@ -240,14 +197,14 @@ def temporal_attention_bwd_kernel(
         i_r = i_p * ROOTS + i
         n = tl.load(count + i_r)
         p_u, p_g, p_d = u + i_r * stride_ur, dz + i_r * stride_gr, du + i_r * H * F
-        b_gn = _part(p_g, stride_gh, o_h, o_n, m_h, Dn, ACC)
-        b_gt = _part(p_g + Dn + De, stride_gh, o_h, o_t, m_h, T, ACC)
+        b_gn = part(p_g, stride_gh, o_h, o_n, m_h, Dn, ACC)
+        b_gt = part(p_g + Dn + De, stride_gh, o_h, o_t, m_h, T, ACC)
         b_ds = tl.load(ds + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
         b_dun = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
         b_dut = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
         b_dc = tl.zeros([BLOCK_H], dtype=ACC)
         if HAS_EDGE:
-            b_ge = _part(p_g + Dn, stride_gh, o_h, o_e, m_h, De, ACC)
+            b_ge = part(p_g + Dn, stride_gh, o_h, o_e, m_h, De, ACC)
             b_due = tl.zeros([BLOCK_H, BLOCK_E], dtype=ACC)
         p_l = logit + i_r * H * K
         # [BLOCK_KP, BLOCK_H]: all logits of the root, for the normaliser
@@ -265,14 +222,14 @@ def temporal_attention_bwd_kernel(
             m_k = o_k < n
             b_xn, _ = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
             b_turns, _ = _turns(dt + i_r * K, o_k, m_k, b_w, b_b, ACC)
-            b_dp = _dot(b_xn, b_gn) + _dot(cos_turns(b_turns, ACC), b_gt) + b_ds[None, :]
+            b_dp = dot(b_xn, b_gn) + dot(cos_turns(b_turns, ACC), b_gt) + b_ds[None, :]
             if HAS_EDGE:
                 b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
-                b_dp += _dot(b_xe, b_ge)
+                b_dp += dot(b_xe, b_ge)
             m_kh = m_k[:, None] & m_h[None, :]
-            b_p, _ = _softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
+            b_p, _ = softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
             if DROPOUT:
-                b_dp *= _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+                b_dp *= keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
             b_mean += tl.sum(b_p * b_dp, axis=0)
         for k in range(0, n, BLOCK_K):
             o_k = k + tl.arange(0, BLOCK_K)
@@ -280,26 +237,26 @@ def temporal_attention_bwd_kernel(
             b_xn, b_nrow = _gather(node_table, nbr_row + i_r * K, o_k, m_k, o_n, Dn, ACC)
             b_turns, b_dt = _turns(dt + i_r * K, o_k, m_k, b_w, b_b, ACC)
             b_xt = cos_turns(b_turns, ACC)
-            b_dp = _dot(b_xn, b_gn) + _dot(b_xt, b_gt) + b_ds[None, :]
+            b_dp = dot(b_xn, b_gn) + dot(b_xt, b_gt) + b_ds[None, :]
             if HAS_EDGE:
                 b_xe, b_erow = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
-                b_dp += _dot(b_xe, b_ge)
+                b_dp += dot(b_xe, b_ge)
             m_kh = m_k[:, None] & m_h[None, :]
-            b_p, b_slope = _softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
+            b_p, b_slope = softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
             b_kept = b_p
             if DROPOUT:
-                b_keep = _keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+                b_keep = keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
                 b_kept = b_p * b_keep
                 b_dp *= b_keep
             b_e = b_p * (b_dp - b_mean[None, :]) * SCALE * b_slope
             b_dc += tl.sum(b_e, axis=0)
-            b_dun += _mix(b_e, b_xn)
-            b_dut += _mix(b_e, b_xt)
+            b_dun += mix(b_e, b_xn)
+            b_dut += mix(b_e, b_xt)
             if HAS_EDGE:
-                b_due += _mix(b_e, b_xe)
+                b_due += mix(b_e, b_xe)
             # u is loaded again where it is needed: held over the loop it would cost the registers of another tile
-            b_ut = _part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
-            b_angle = (-sin_turns(b_turns, ACC) * _back(b_kept, b_gt, b_e, b_ut)).to(tl.float64)
+            b_ut = part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
+            b_angle = (-sin_turns(b_turns, ACC) * back(b_kept, b_gt, b_e, b_ut)).to(tl.float64)
             b_db += tl.sum(b_angle, axis=0)
             b_dw += tl.sum(b_angle * b_dt[:, None], axis=0)
             if STORE_WEIGHT:
@@ -308,16 +265,16 @@ def temporal_attention_bwd_kernel(
                 tl.store(p_w + H, b_e, mask=m_kh)
             if ATOMIC_NODE:  # only when deterministic=False
                 m = m_k[:, None] & (o_n < Dn)[None, :]
-                b_un = _part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
-                tl.atomic_add(d_node + b_nrow[:, None] * Dn + o_n[None, :], _back(b_kept, b_gn, b_e, b_un), mask=m)
+                b_un = part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
+                tl.atomic_add(d_node + b_nrow[:, None] * Dn + o_n[None, :], back(b_kept, b_gn, b_e, b_un), mask=m)
             if HAS_EDGE and ATOMIC_EDGE:  # only when deterministic=False
                 m = m_k[:, None] & (o_e < De)[None, :]
-                b_ue = _part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
-                tl.atomic_add(d_edge + b_erow[:, None] * De + o_e[None, :], _back(b_kept, b_ge, b_e, b_ue), mask=m)
-        _put(p_d, F, o_h, o_n, m_h, Dn, b_dun)
-        _put(p_d + Dn + De, F, o_h, o_t, m_h, T, b_dut)
+                b_ue = part(p_u + Dn, stride_uh, o_h, o_e, m_h, De, ACC)
+                tl.atomic_add(d_edge + b_erow[:, None] * De + o_e[None, :], back(b_kept, b_ge, b_e, b_ue), mask=m)
+        put(p_d, F, o_h, o_n, m_h, Dn, b_dun)
+        put(p_d + Dn + De, F, o_h, o_t, m_h, T, b_dut)
         if HAS_EDGE:
-            _put(p_d + Dn, F, o_h, o_e, m_h, De, b_due)
+            put(p_d + Dn, F, o_h, o_e, m_h, De, b_due)
         tl.store(dc + i_r * H + o_h, b_dc.to(dc.dtype.element_ty), mask=m_h)
     tl.store(partial_w + i_p * T + o_t, b_dw, mask=o_t < T)
     tl.store(partial_b + i_p * T + o_t, b_db, mask=o_t < T)
@@ -368,37 +325,6 @@ def temporal_attention_table_kernel(
 ROOTS, BLOCK_J, BLOCK_D = 4, 16, 64
 
 
-def _pow2(n: int, least: int = 1) -> int:
-    return max(triton.next_power_of_2(max(n, 1)), least)
-
-
-def _blocks(K: int, H: int, Dn: int, De: int, T: int) -> dict[str, int]:
-    """Tile sizes. A [K, H, columns] tile of 2048 elements with 4 warps keeps three programs a multiprocessor, no spills."""
-    n, e, t, h = _pow2(Dn, 16), _pow2(De, 16), _pow2(T, 16), _pow2(H)
-    widest = h * max(n, e, t)
-    return {
-        "BLOCK_K": min(_pow2(K), max(2048 // widest, 1), 16),
-        "BLOCK_H": h,
-        "BLOCK_N": n,
-        "BLOCK_E": e,
-        "BLOCK_T": t,
-        "num_warps": 4 if widest <= 1024 else 8,
-    }
-
-
-def _dense_last(t: Tensor) -> Tensor:
-    return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
-
-
-def _acc(u: Tensor) -> tl.dtype:
-    return tl.float64 if u.dtype == torch.float64 else tl.float32
-
-
-def _options(scale: float, slope: float, dropout: float) -> dict[str, float]:
-    # compile-time: a run-time float is a float32
-    return {"SCALE": scale, "SLOPE": slope, "THRESHOLD": int(dropout * 2**24), "KEEP_SCALE": 1.0 / (1.0 - dropout)}
-
-
 def temporal_attention_fwd(
     u: Tensor,
     c: Tensor,
@@ -419,7 +345,7 @@ def temporal_attention_fwd(
     (R, H, F), K = u.shape, nbr_row.shape[1]
     Dn, T = node_table.shape[1], time_w.shape[0]
     De = F - Dn - T
-    u = _dense_last(u)
+    u = dense_last(u)
     z = torch.empty((R, H, F), dtype=u.dtype, device=u.device)
     s = torch.empty((R, H), dtype=u.dtype, device=u.device)
     acc = torch.float64 if u.dtype == torch.float64 else torch.float32
@@ -450,11 +376,11 @@ def temporal_attention_fwd(
         De,
         T,
         seed,
-        **_options(scale, slope, dropout),
-        ACC=_acc(u),
+        **options(scale, slope, dropout),
+        ACC=acc_type(u),
         HAS_EDGE=has_edge,
         DROPOUT=dropout > 0,
-        **_blocks(K, H, Dn, De, T),
+        **blocks(K, H, Dn, De, T),
     )
     return z, s, logit
 
@@ -483,7 +409,7 @@ def temporal_attention_bwd(
     (R, H, F), K = u.shape, nbr_row.shape[1]
     Dn, T = node_table.shape[1], time_w.shape[0]
     De = F - Dn - T
-    u, grad_z = _dense_last(u), _dense_last(grad_z)
+    u, grad_z = dense_last(u), dense_last(grad_z)
     node_table, nbr_row, count = node_table.contiguous(), nbr_row.contiguous(), count.contiguous()
     has_edge = edge_table is not None and De > 0
     edges = edge_table.contiguous() if has_edge and edge_table is not None else node_table
@@ -532,16 +458,16 @@ def temporal_attention_bwd(
             De,
             T,
             seed,
-            **_options(scale, slope, dropout),
-            ACC=_acc(u),
+            **options(scale, slope, dropout),
+            ACC=acc_type(u),
             HAS_EDGE=has_edge,
             DROPOUT=dropout > 0,
             STORE_WEIGHT=any(by_row),
             ATOMIC_NODE=need_node and atomic,
             ATOMIC_EDGE=need_edge and atomic and has_edge,
             ROOTS=ROOTS,
-            BLOCK_KP=_pow2(K),
-            **_blocks(K, H, Dn, De, T),
+            BLOCK_KP=pow2(K),
+            **blocks(K, H, Dn, De, T),
         )
     else:
         partial_w.zero_()
@@ -584,7 +510,7 @@ def _table_gradient(
         u.shape[1],
         D,
         column,
-        ACC=_acc(u),
+        ACC=acc_type(u),
         BLOCK_J=BLOCK_J,
         BLOCK_D=BLOCK_D,
     )
@@ -602,9 +528,9 @@ _IN = {
 }
 _SIZES = {name: "i32" for name in ("K", "H", "Dn", "De", "T", "stride_ur", "stride_uh", "stride_gr", "stride_gh", "R")}
 _SIZES |= {"seed": "i64"}
-_TILES = _blocks(10, 2, 100, 172, 100)
+_TILES = blocks(10, 2, 100, 172, 100)
 _WARPS = _TILES.pop("num_warps")
-_FLAGS = {"ACC": tl.float32, "HAS_EDGE": True, "DROPOUT": True, **_options(1.0, 0.2, 0.1)}
+_FLAGS = {"ACC": tl.float32, "HAS_EDGE": True, "DROPOUT": True, **options(1.0, 0.2, 0.1)}
 _PASS = {"STORE_WEIGHT": True, "ATOMIC_NODE": False, "ATOMIC_EDGE": False, "ROOTS": ROOTS, "BLOCK_KP": 16}
 _FLOATS = ("u", "c", "dz", "ds", "z", "s", "logit", "du", "dc", "d_node", "d_edge", "weight", "grad")
 _SIGNATURE = {**_IN, **_SIZES, **{name: "*fp32" for name in _FLOATS}}

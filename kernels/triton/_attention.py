@@ -1,0 +1,96 @@
+"""Device functions and launch rules that the attention kernels share. Tiles are [BLOCK_K slots, BLOCK_H heads, columns]."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+@triton.jit
+def part(base, stride, o_h, o_d, m_h, n, ACC: tl.constexpr):
+    """A [BLOCK_H, BLOCK_D] part of a [H, F] row."""
+    return tl.load(base + o_h[:, None] * stride + o_d[None, :], mask=m_h[:, None] & (o_d < n)[None, :], other=0.0).to(
+        ACC
+    )
+
+
+@triton.jit
+def put(base, stride, o_h, o_d, m_h, n, value):
+    tl.store(
+        base + o_h[:, None] * stride + o_d[None, :],
+        value.to(base.dtype.element_ty),
+        mask=m_h[:, None] & (o_d < n)[None, :],
+    )
+
+
+@triton.jit
+def dot(x, q):
+    """[BLOCK_K, BLOCK_D] and [BLOCK_H, BLOCK_D] to [BLOCK_K, BLOCK_H]."""
+    return tl.sum(x[:, None, :] * q[None, :, :], axis=2)
+
+
+@triton.jit
+def mix(p, x):
+    """[BLOCK_K, BLOCK_H] and [BLOCK_K, BLOCK_D] to [BLOCK_H, BLOCK_D]."""
+    return tl.sum(p[:, :, None] * x[:, None, :], axis=0)
+
+
+@triton.jit
+def back(p, q, e, u):
+    """dx [BLOCK_K, BLOCK_D]: what each neighbour's row gets from all heads."""
+    return tl.sum(p[:, :, None] * q[None, :, :] + e[:, :, None] * u[None, :, :], axis=1)
+
+
+@triton.jit
+def softmax(logit, K, o_k, o_h, m_kh, b_top, b_sum, SCALE: tl.constexpr, SLOPE: tl.constexpr, ACC: tl.constexpr):
+    """Weights [BLOCK_K, BLOCK_H] from stored logits, their maximum and normaliser; and the activation's slope there."""
+    b_v = SCALE * tl.load(logit + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
+    b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
+    return tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0), b_slope
+
+
+@triton.jit
+def keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h, ACC: tl.constexpr):
+    """Dropout factors [BLOCK_K, BLOCK_H]; Philox4x32-10 with counter (root, head, slot // 4) as in baselines/cpp."""
+    zero = o_k[:, None] * 0 + o_h[None, :] * 0
+    low = (i_r & 0x7FFFFFFF).to(tl.int32)
+    low = tl.where((i_r >> 31) & 1 != 0, low | -2147483648, low)
+    w0, w1, w2, w3 = tl.philox(
+        seed, zero + low, zero + o_h[None, :], zero + (o_k // 4)[:, None], zero + (i_r >> 32).to(tl.int32)
+    )
+    word = (zero + o_k[:, None]) % 4
+    b = tl.where(word == 0, w0, tl.where(word == 1, w1, tl.where(word == 2, w2, w3)))
+    return tl.where((b >> 8).to(tl.int32) >= THRESHOLD, tl.full([], KEEP_SCALE, ACC), tl.full([], 0.0, ACC))
+
+
+def pow2(n: int, least: int = 1) -> int:
+    return max(triton.next_power_of_2(max(n, 1)), least)
+
+
+def blocks(K: int, H: int, Dn: int, De: int, T: int) -> dict[str, int]:
+    """Tile sizes. A [K, H, columns] tile of 2048 elements with 4 warps keeps three programs a multiprocessor, no spills."""
+    n, e, t, h = pow2(Dn, 16), pow2(De, 16), pow2(T, 16), pow2(H)
+    widest = h * max(n, e, t)
+    return {
+        "BLOCK_K": min(pow2(K), max(2048 // widest, 1), 16),
+        "BLOCK_H": h,
+        "BLOCK_N": n,
+        "BLOCK_E": e,
+        "BLOCK_T": t,
+        "num_warps": 4 if widest <= 1024 else 8,
+    }
+
+
+def dense_last(t: Tensor) -> Tensor:
+    return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
+
+
+def acc_type(u: Tensor) -> tl.dtype:
+    return tl.float64 if u.dtype == torch.float64 else tl.float32
+
+
+def options(scale: float, slope: float, dropout: float) -> dict[str, float]:
+    # compile-time: a run-time float is a float32
+    return {"SCALE": scale, "SLOPE": slope, "THRESHOLD": int(dropout * 2**24), "KEEP_SCALE": 1.0 / (1.0 - dropout)}
