@@ -3,7 +3,9 @@
 from gnnaccel.nn.aggregators import AttentionAggregator, IdentityAggregator, MeanAggregator, MixerAggregator
 from gnnaccel.nn.attention import TemporalAttention
 from gnnaccel.nn.decoder import DotDecoder, LinkDecoder, PairHistoryDecoder
+from gnnaccel.nn.delivery import Mails, deliver, deliver_mails, end_mails, neighbor_mails
 from gnnaccel.nn.linear import Linear
+from gnnaccel.nn.mailbox_attention import MailboxAttention
 from gnnaccel.nn.memory import Mailbox, MemoryUpdater, NodeMemory
 from gnnaccel.nn.time import TimeEncoder
 
@@ -14,6 +16,8 @@ __all__ = [
     "Linear",
     "LinkDecoder",
     "Mailbox",
+    "MailboxAttention",
+    "Mails",
     "MeanAggregator",
     "MemoryUpdater",
     "MixerAggregator",
@@ -21,4 +25,8 @@ __all__ = [
     "PairHistoryDecoder",
     "TemporalAttention",
     "TimeEncoder",
+    "deliver",
+    "deliver_mails",
+    "end_mails",
+    "neighbor_mails",
 ]

@@ -46,7 +46,7 @@ class MailboxAttention(nn.Module):
             raise ValueError(f"MailboxAttention: dim_memory must be a multiple of heads ({heads}), got {dim_memory}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MailboxAttention: dropout must be in [0, 1), got {dropout}")
-        self.heads, self.rate = heads, dropout
+        self.dim_memory, self.heads, self.rate = dim_memory, heads, dropout
         self.time_encoder = TimeEncoder(dim_time)
         self.query = Linear(dim_memory, dim_memory)
         self.key = nn.Linear(dim_mail + dim_time, dim_memory)
