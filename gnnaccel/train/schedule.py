@@ -34,7 +34,8 @@ def chunk_shift(batch_size: int, chunks: int, *, seed: int, epoch: int) -> int:
 def batch_bounds(t: Tensor, part: slice, batch_size: int, *, shift: int = 0, whole_times: bool = True) -> list[int]:
     """Where the batches of events `part` begin, and its end.
 
-    They begin at `part.start`, `part.start + shift`, and every `batch_size` events from there on. With a shift the first batch is short (in TGL those events are left out of the epoch).
+    They begin at `part.start`, `part.start + shift`, and every `batch_size` events from there on. With a shift the first batch
+    is short (in TGL those events are left out of the epoch).
 
     Args:
         t: Times of all events, in order, int64 or float64 `[E]`.
