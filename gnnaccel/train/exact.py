@@ -1,15 +1,16 @@
 """A large batch with the memory of batch 1: state updates ordered by levels, every prediction on the state of its own time.
 
-In a batch of B events a memory model lets all of them see the state from before the batch, and of a node's events keeps only
-the last (TGN, section 3.2): the larger the batch, the more is missed. Here the state updates of a batch are put into levels
-(`event_levels`): a level holds the reads that depend on earlier levels alone, so each is one `memory_read`, and a batch costs as
-many of them as its longest chain of events. Each prediction then reads the versions of its nodes from just before its own
+In a batch of B events a memory model lets all of them see the state from before the batch, and keeps only the last of a node's
+events (TGN, section 3.2): the larger the batch, the more is missed. Here the state updates of a batch are put into levels
+(`event_levels`). A level holds the reads that depend on earlier levels alone, so each is one `memory_read`, and a batch costs
+as many of them as its longest chain of events. Each prediction then reads the versions of its nodes from just before its own
 time. All bits are those of a pass with one event a batch and the same weights.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -127,7 +128,7 @@ def exact_commit(model: TGN, rows: ExactRows) -> None:
 def _happen(model: TGN, rows: ExactRows, root_row: Tensor, old: Tensor, old_update: Tensor) -> None:
     """Fill `rows`, level by level; level 0 read the state from before the batch, `old [U]`."""
     order, bounds = rows.levels.order, rows.levels.offset.tolist()
-    for level, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for level, (a, b) in enumerate(pairwise(bounds)):
         at = order[a:b]
         if level == 0:
             source = root_row[rows.levels.last[at]]
