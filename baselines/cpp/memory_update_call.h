@@ -63,27 +63,48 @@ struct MemoryCall {
   }
 };
 
+// The cell with its weights packed. The call must outlive it.
+template <class S>
+class PackedCell {
+  using A = acc_t<S>;
+
+ public:
+  PackedCell(const MemoryCall<S>& call, const Tensor& b_ih, const Tensor& b_hh)
+      : call_(call),
+        p_ih_(call.X, call.G),
+        p_hh_(call.in.D, call.G),
+        bias_ih_(values(b_ih, call.G)),
+        bias_hh_(values(b_hh, call.G)) {
+    parallel_chunks(p_ih_.count(), 1, [&](int64_t p, int64_t) {
+      p_ih_.pack_transposed(ptr<S>(call.w_ih), call.X, p);
+      p_hh_.pack_transposed(ptr<S>(call.w_hh), call.in.D, p);
+    });
+  }
+
+  // Rows [begin, end) of the call, at most kRowTile, to `out`; what backward needs of them to `saved` unless null.
+  void tile(int64_t begin, int64_t end, S* out, A* saved) {
+    memory_update_tile<S, A>(call_.in, p_ih_.view(), p_hh_.view(), bias_ih_.data(), bias_hh_.data(), begin, end, out,
+                             saved);
+  }
+
+ private:
+  static std::vector<A> values(const Tensor& bias_in, int64_t n) {
+    const Tensor bias = torch::stable::contiguous(bias_in);
+    return {ptr<S>(bias), ptr<S>(bias) + n};
+  }
+
+  const MemoryCall<S>& call_;
+  Panels<A> p_ih_, p_hh_;
+  std::vector<A> bias_ih_, bias_hh_;
+};
+
 // New rows to `out`, what backward needs of them to `saved` [U, saved_width] unless null.
 template <class S>
 void memory_forward(const MemoryCall<S>& call, const Tensor& b_ih, const Tensor& b_hh, S* out, acc_t<S>* saved) {
-  using A = acc_t<S>;
-  const int64_t U = call.U, D = call.in.D;
-  if (U == 0) return;
-  Panels<A> p_ih(call.X, call.G), p_hh(D, call.G);
-  parallel_chunks(p_ih.count(), 1, [&](int64_t p, int64_t) {
-    p_ih.pack_transposed(ptr<S>(call.w_ih), call.X, p);
-    p_hh.pack_transposed(ptr<S>(call.w_hh), D, p);
-  });
-  std::vector<A> bias_ih(static_cast<size_t>(call.G)), bias_hh(bias_ih);
-  const Tensor bi = torch::stable::contiguous(b_ih), bh = torch::stable::contiguous(b_hh);
-  for (size_t j = 0; j < bias_ih.size(); ++j) {
-    bias_ih[j] = static_cast<A>(ptr<S>(bi)[j]);
-    bias_hh[j] = static_cast<A>(ptr<S>(bh)[j]);
-  }
-  const Packed<A> w_i = p_ih.view(), w_h = p_hh.view();
-  parallel_chunks(U, even_chunk(U, kRowTile), [&](int64_t begin, int64_t end) {
-    memory_update_tile<S, A>(call.in, w_i, w_h, bias_ih.data(), bias_hh.data(), begin, end, out, saved);
-  });
+  if (call.U == 0) return;
+  PackedCell<S> cell(call, b_ih, b_hh);
+  parallel_chunks(call.U, even_chunk(call.U, kRowTile),
+                  [&](int64_t begin, int64_t end) { cell.tile(begin, end, out, saved); });
 }
 
 // Which gradients are wanted, and they: [0] where they are not.

@@ -10,7 +10,6 @@ time. All bits are those of a pass with one event a batch and the same weights.
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from gnnaccel.graph.batch import TemporalBatch
 from gnnaccel.models.tgn import TGN
-from gnnaccel.ops import gather_rows
 from gnnaccel.ops._event_levels import EventLevels, event_levels
+from gnnaccel.ops._memory_levels import memory_levels
 
 
 class _Memory(NamedTuple):
@@ -39,27 +38,14 @@ class _Mailbox(NamedTuple):
 
 
 class ExactRows(NamedTuple):
-    """What each state update of a batch read, and so what it leaves."""
+    """What the state updates of a batch read and leave, a row each (`event_levels`)."""
 
     levels: EventLevels
+    ends: Tensor  # nodes [2 B]
     memory: Tensor  # [R, D], detached: memory with pending mail applied
     last_update: Tensor  # [R]
-    ends: Tensor  # nodes [2 B]
-    times: Tensor  # [2 B]
-    event_ids: Tensor  # [B]
-    edge_feat: Tensor | None
-
-    def left(self, rows: Tensor) -> tuple[_Memory, _Mailbox]:
-        """The states that `rows` leave."""
-        levels, B = self.levels, len(self.event_ids)
-        end = levels.last[rows]
-        other = levels.row[torch.where(end < B, end + B, end - B)]
-        own = self.memory[rows]
-        mail = [own, self.memory[other]]
-        if self.edge_feat is not None:
-            mail.append(gather_rows(self.edge_feat, self.event_ids[end % B], dtype=own.dtype))
-        has = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        return _Memory(own, self.last_update[rows]), _Mailbox(torch.cat(mail, dim=1), self.times[end], has)
+    mail: Tensor  # [R, M]
+    mail_time: Tensor  # [R]
 
 
 def event_groups(t: Tensor, semantics: str) -> Tensor:
@@ -92,19 +78,26 @@ def exact_embed(
     B, U = len(event_ids), len(batch.nodes)
     levels = event_levels(batch.root_row, batch.nbr_row, group, U)
     old, old_update = model.read(batch.nodes)
-    ends = slice(0, 2 * B)
-    R = len(levels.last)
-    rows = ExactRows(
-        levels,
-        old.new_empty((R, old.shape[1])),
-        old_update.new_empty(R),
-        batch.roots[ends],
-        batch.times[ends],
+    updater, ends = model.updater, batch.roots[: 2 * B]
+    time = updater.time_encoder
+    weights = (updater.weight_ih, updater.weight_hh, updater.bias_ih, updater.bias_hh)
+    state = memory_levels(
+        old,
+        old_update,
+        batch.root_row[: 2 * B],
+        *levels[:5],
+        batch.times[: 2 * B],
         event_ids,
         edge_feat,
+        time.w,
+        time.b,
+        *weights,
+        cell=updater.cell,
     )
-    _happen(model, rows, batch.root_row, old.detach(), old_update)
-    new, new_update = _read_left(model, rows, levels.read)
+    rows = ExactRows(levels, ends, *state)
+    has_mail = torch.ones(len(rows.memory), dtype=torch.bool, device=ends.device)
+    mailbox = _Mailbox(rows.mail, rows.mail_time, has_mail)
+    new, new_update = updater.read(_Memory(rows.memory, rows.last_update), mailbox, levels.read)
     nodes = torch.cat([batch.nodes, rows.ends[levels.last[levels.read]].to(batch.nodes.dtype)])
     versions = torch.cat([old, new]), torch.cat([old_update, new_update])
     batch = replace(batch, nodes=nodes, root_row=levels.root_version, nbr_row=levels.nbr_version)
@@ -118,25 +111,6 @@ def exact_commit(model: TGN, rows: ExactRows) -> None:
     final = torch.ones(len(before), dtype=torch.bool, device=before.device)
     final[before[before >= 0]] = False
     last = final.nonzero().squeeze(1)
-    memory, mailbox = rows.left(last)
     nodes = rows.ends[rows.levels.last[last]]
-    model.memory.update(nodes, memory.memory, memory.last_update)
-    model.mailbox.store(nodes, mailbox.mail, mailbox.mail_time)
-
-
-@torch.no_grad()
-def _happen(model: TGN, rows: ExactRows, root_row: Tensor, old: Tensor, old_update: Tensor) -> None:
-    """Fill `rows`, level by level; level 0 read the state from before the batch, `old [U]`."""
-    order, bounds = rows.levels.order, rows.levels.offset.tolist()
-    for level, (a, b) in enumerate(pairwise(bounds)):
-        at = order[a:b]
-        if level == 0:
-            source = root_row[rows.levels.last[at]]
-            memory, last_update = old[source], old_update[source]
-        else:
-            memory, last_update = _read_left(model, rows, rows.levels.before[at])
-        rows.memory[at], rows.last_update[at] = memory, last_update
-
-
-def _read_left(model: TGN, rows: ExactRows, at: Tensor) -> tuple[Tensor, Tensor]:
-    return model.updater.read(*rows.left(at), torch.arange(len(at), device=at.device))  # type: ignore[arg-type]
+    model.memory.update(nodes, rows.memory[last], rows.last_update[last])
+    model.mailbox.store(nodes, rows.mail[last], rows.mail_time[last])

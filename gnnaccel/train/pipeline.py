@@ -174,8 +174,8 @@ def _drain(queue: SimpleQueue[Any]) -> Iterator[Any]:
 class WriteBehind:
     """Writes batches `staleness` batches late: batch b is computed before the last `staleness` of them are written.
 
-    The bounded staleness of MSPipe (Sheng et al., KDD 2024) and DistTGL (Zhou et al., SC 2023), exact to the batch: which writes
-    a batch sees depends on its number alone. 0 writes at once, the order of memory that models are defined by.
+    The bounded staleness of MSPipe (Sheng et al., KDD 2024) and DistTGL (Zhou et al., SC 2023), exact to the batch: which
+    writes a batch sees depends on its number alone. 0 writes at once, the order of memory that models are defined by.
 
     Args:
         write: Called with what was put, in order.
