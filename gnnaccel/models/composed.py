@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -93,13 +94,19 @@ class ComposedModel(TemporalModel):
         assert self.memory is not None
         return self.updater.read(self.memory, self.mailbox, nodes, times, seed)
 
-    def embed(self, batch: TemporalBatch, edge_feat: Tensor | None = None) -> tuple[Tensor, MemoryRows | None]:
+    def embed(
+        self,
+        batch: TemporalBatch,
+        edge_feat: Tensor | None = None,
+        read: Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, MemoryRows | None]:
+        """As of any model; `read` is where memory rows come from, `self.read` by default."""
         if self.memory is None:
             x = None if self.node_feat is None else gather_rows(self.node_feat, batch.nodes)
             if x is None:
                 x = next(self.aggregator.parameters()).new_empty(len(batch.nodes), 0)
             return self.aggregator(x, batch, edge_feat, None), None
-        memory, last_update = self.read(batch.nodes, batch.node_times, batch.seed)
+        memory, last_update = (read or self.read)(batch.nodes, batch.node_times, batch.seed)
         x = memory
         if self.feature is not None:
             x = x + self.feature(gather_rows(self.node_feat, batch.nodes))

@@ -147,6 +147,14 @@ class TrainConfig(_Section):
     learning_rate: float = Field(default=1e-4, gt=0, description="Adam's step size")
     patience: int = Field(default=5, ge=1, description="stop after this many epochs without a better validation AP")
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of initialisation, negatives, sampling and dropout")
+    chunks: int = Field(
+        default=1,
+        ge=1,
+        description="chunks a batch: each epoch shifts the batches by a random number of them; 1 = never",
+    )
+    exact: bool = Field(default=False, description="memory and predictions of batch 1 at any batch size")
+    staleness: int = Field(default=0, ge=0, description="batches that may be computed before an earlier one is written")
+    lookahead: int = Field(default=0, ge=0, description="batches sampled ahead in the background; changes no result")
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
 
@@ -156,6 +164,8 @@ class EvalConfig(_Section):
 
     negatives: int = Field(default=100, ge=1, description="random negatives a positive for MRR")
     batch_size: int = Field(default=200, ge=1, description="events a batch in evaluation")
+    exact: bool = Field(default=False, description="memory and predictions of batch 1 at any batch size")
+    lookahead: int = Field(default=0, ge=0, description="batches sampled ahead in the background; changes no result")
 
 
 class Config(_Section):
@@ -219,6 +229,7 @@ def validate(values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
     _check_parts(config)
+    _check_schedule(config)
     if config.data.val_fraction + config.data.test_fraction >= 1:
         raise ConfigError("data.val_fraction + data.test_fraction must leave events to train on (sum below 1)")
     return config
@@ -245,6 +256,26 @@ def _check_parts(config: Config) -> None:
         raise ConfigError("aggregator.time_projection needs aggregator.kind 'identity' and a memory")
     if m.updater in ("gru", "rnn") and config.mailbox.slots != 1:
         raise ConfigError(f"mailbox.slots must be 1 for memory.updater {m.updater!r}, got {config.mailbox.slots}")
+
+
+def _check_schedule(config: Config) -> None:
+    """What the order of reading and writing memory asks of the other settings."""
+    t, m, s = config.train, config.memory, config.sampler
+    if t.batch_size % t.chunks:
+        raise ConfigError(f"train.chunks must divide train.batch_size ({t.batch_size}), got {t.chunks}")
+    if t.exact and t.staleness:
+        raise ConfigError(f"train.staleness must be 0 with train.exact, got {t.staleness}")
+    for section in ("train", "eval"):
+        if not getattr(config, section).exact:
+            continue
+        name = f"{section}.exact"
+        if ":" in config.model.name or m.updater not in ("gru", "rnn"):
+            given = config.model.name if ":" in config.model.name else f"memory.updater {m.updater!r}"
+            raise ConfigError(f"{name} needs a model of ours with memory.updater 'gru' or 'rnn', got {given}")
+        if len(s.neighbors) > 1 or s.snapshots > 1:
+            raise ConfigError(f"{name} needs one hop of sampler.neighbors or none, and sampler.snapshots=1")
+        if config.data.semantics not in ("strict", "inclusive", "by_event_id"):
+            raise ConfigError(f"{name} needs neighbours that do not depend on the batch, got {config.data.semantics}")
 
 
 def describe() -> list[tuple[str, str, str]]:

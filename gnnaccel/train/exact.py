@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gnnaccel.graph.batch import TemporalBatch
-from gnnaccel.models.tgn import TGN
+from gnnaccel.graph.batch import Hop, TemporalBatch
+from gnnaccel.models import ComposedModel
+from gnnaccel.nn import MemoryUpdater
 from gnnaccel.ops._event_levels import EventLevels, event_levels
 from gnnaccel.ops._memory_levels import memory_levels
 
@@ -58,12 +59,12 @@ def event_groups(t: Tensor, semantics: str) -> Tensor:
 
 
 def exact_embed(
-    model: TGN, batch: TemporalBatch, event_ids: Tensor, group: Tensor, edge_feat: Tensor | None = None
+    model: ComposedModel, batch: TemporalBatch, event_ids: Tensor, group: Tensor, edge_feat: Tensor | None = None
 ) -> tuple[Tensor, ExactRows]:
     """Embeddings `[R, dim_embed]` of a batch's roots as if its groups of events happened one after the other.
 
     Args:
-        model: One with a memory, a mailbox of one slot and at most one hop of neighbours. Its state is not changed.
+        model: One with a `MemoryUpdater`, a mailbox of one slot and at most one hop of neighbours. Its state is not changed.
         batch: Its roots are the B sources, the B destinations, and further ones, equally many for each event.
         event_ids: Event ids `[B]`.
         group: Group of each event, int64 `[B]`, not decreasing: `event_groups`.
@@ -74,11 +75,18 @@ def exact_embed(
 
     Determinism: in evaluation mode the bits of one group a batch on CPU (`recent` neighbours; `uniform` ones are keyed by the
     batch), for any number of threads.
+
+    Raises:
+        ValueError: The model is not of this kind.
     """
-    B, U = len(event_ids), len(batch.nodes)
-    levels = event_levels(batch.root_row, batch.nbr_row, group, U)
+    updater = model.updater
+    fits = len(batch.chains) == 1 and len(batch.hops) <= 1 and batch.node_times is None and model.mailbox.slots == 1
+    if not isinstance(updater, MemoryUpdater) or not fits:
+        raise ValueError("exact_embed: model must have a MemoryUpdater and at most one hop of neighbours, got another")
+    B, ends = len(event_ids), batch.roots[: 2 * len(event_ids)]
+    nbr_row = batch.nbr_row if batch.hops else batch.root_row.new_empty(len(batch.roots), 0)
+    levels = event_levels(batch.root_row, nbr_row, group, len(batch.nodes))
     old, old_update = model.read(batch.nodes)
-    updater, ends = model.updater, batch.roots[: 2 * B]
     time = updater.time_encoder
     weights = (updater.weight_ih, updater.weight_hh, updater.bias_ih, updater.bias_hh)
     state = memory_levels(
@@ -100,13 +108,15 @@ def exact_embed(
     new, new_update = updater.read(_Memory(rows.memory, rows.last_update), mailbox, levels.read)
     nodes = torch.cat([batch.nodes, rows.ends[levels.last[levels.read]].to(batch.nodes.dtype)])
     versions = torch.cat([old, new]), torch.cat([old_update, new_update])
-    batch = replace(batch, nodes=nodes, root_row=levels.root_version, nbr_row=levels.nbr_version)
-    return model.embed(batch, edge_feat, read=lambda _: versions)[0], rows
+    hops = tuple(Hop(hop.block, levels.root_version, levels.nbr_version) for hop in batch.hops)
+    batch = replace(batch, nodes=nodes, root_row=levels.root_version, chains=(hops,))
+    return model.embed(batch, edge_feat, read=lambda *_: versions)[0], rows
 
 
 @torch.no_grad()
-def exact_commit(model: TGN, rows: ExactRows) -> None:
+def exact_commit(model: ComposedModel, rows: ExactRows) -> None:
     """Store the state that the events of a batch leave; in training after `backward`."""
+    assert model.memory is not None
     before = rows.levels.before
     final = torch.ones(len(before), dtype=torch.bool, device=before.device)
     final[before[before >= 0]] = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -19,8 +19,11 @@ from gnnaccel.graph.block import temporal_sample
 from gnnaccel.graph.temporal import TemporalGraph
 from gnnaccel.models import TemporalModel
 from gnnaccel.train.build import build_model
-from gnnaccel.train.config import Config
+from gnnaccel.train.config import Config, ConfigError
+from gnnaccel.train.exact import ExactRows, event_groups, exact_commit, exact_embed
 from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
+from gnnaccel.train.pipeline import Pipeline, Stage
+from gnnaccel.train.schedule import batch_bounds
 
 DRAWN_EVENTS = 1 << 14  # events whose training negatives are drawn together
 
@@ -92,22 +95,14 @@ class LinkTask:
         """Forget all events: the state before the first one."""
         self.model.reset(self.t[0].item() if len(self.t) else 0)
 
-    def bounds(self, part: slice, batch_size: int) -> list[int]:
-        """Where the batches of `part` begin, and its end.
+    def bounds(self, part: slice, batch_size: int, shift: int = 0) -> list[int]:
+        """Where the batches of `part` begin, and its end; `shift` is the length of the first one, 0 for a whole batch.
 
         Under `strict` semantics events of one time are not parted, since the memory of a batch holds all earlier batches: a
         batch is then longer than `batch_size` by the rest of its last time.
         """
-        t = self.events.t
-        bounds, start = [part.start], part.start
-        while start + batch_size < part.stop:
-            start += batch_size
-            if self.config.data.semantics == "strict" and t[start] == t[start - 1]:
-                start = min(int(torch.searchsorted(t, t[start], right=True)), part.stop)
-                if start == part.stop:
-                    break
-            bounds.append(start)
-        return [*bounds, part.stop] if part.stop > part.start else bounds
+        whole = self.config.data.semantics == "strict"
+        return batch_bounds(self.events.t, part, batch_size, shift=shift, whole_times=whole)
 
     def steps(self, part: slice, batch_size: int, first: int = 0) -> Iterator[tuple[int, slice]]:
         """(index, events) of the batches of `part`, from batch `first` on."""
@@ -162,9 +157,17 @@ class LinkTask:
             ends=ends,
         )
 
+    def _embed(self, step: Step, exact: bool) -> tuple[Tensor, Any]:
+        """Embeddings of the roots of `step`, and what to commit."""
+        if not exact:
+            return self.model.embed(step.batch, self.edge_feat)
+        ids = torch.arange(step.events.start, step.events.stop, device=self.device)
+        groups = event_groups(self.t[step.events], self.config.data.semantics)
+        return exact_embed(self.model, step.batch, ids, groups, self.edge_feat)  # type: ignore[arg-type]
+
     def scores(self, step: Step) -> tuple[Tensor, Tensor, Any]:
         """Logits of the positives `[B]` and of their candidates `[B, C]`, and the memory rows to commit."""
-        h, rows = self.model.embed(step.batch, self.edge_feat)
+        h, rows = self._embed(step, self.config.eval.exact)
         B, decoder = step.events.stop - step.events.start, self.model.decoder
         src, other = decoder.src(h[:B]), decoder.dst(h[B:])
         candidates = other[B:].view(B, step.negatives, other.shape[1])
@@ -180,6 +183,8 @@ class LinkTask:
 
         `chunk` candidates are embedded at a time.
         """
+        if self.config.eval.exact:
+            raise ConfigError("eval.exact needs equally many candidates for each event: set it to false to rank lists")
         B, decoder = part.stop - part.start, self.model.decoder
         step = self.sample(part, self.src.new_empty((B, 0)), batch=batch)
         h, rows = self.model.embed(step.batch, self.edge_feat)
@@ -221,12 +226,14 @@ class LinkTask:
 
     def loss(self, step: Step) -> tuple[Tensor, Any]:
         """Binary cross-entropy of positives and negatives, each averaged, and the memory rows to commit."""
-        h, rows = self.model.embed(step.batch, self.edge_feat)
+        h, rows = self._embed(step, self.config.train.exact)
         met = () if step.pairs is None else (step.pairs,)
         return self.model.decoder.loss(h, step.events.stop - step.events.start, *met), rows
 
     def commit(self, step: Step, rows: Any) -> None:
         """Let the events of `step` happen: store memory, leave mail."""
+        if isinstance(rows, ExactRows):
+            return exact_commit(self.model, rows)  # type: ignore[arg-type]
         ids = torch.arange(step.events.start, step.events.stop, device=self.device)
         self.model.commit(step.batch, rows, ids, self.edge_feat)
 
@@ -264,11 +271,19 @@ class LinkTask:
         """Let the events of `part` happen without scoring them."""
         was_training = self.model.training
         self.model.eval()
-        for i, events in self.steps(part, self.config.eval.batch_size):
-            step = self.sample(events, self.src.new_empty((events.stop - events.start, 0)), batch=i)
-            _, rows = self.model.embed(step.batch, self.edge_feat)
-            self.commit(step, rows)
+
+        def sample(item: tuple[int, slice]) -> Step:
+            i, events = item
+            return self.sample(events, self.src.new_empty((events.stop - events.start, 0)), batch=i)
+
+        with self._ahead(sample)(self.steps(part, self.config.eval.batch_size)) as steps:
+            for step in steps:
+                _, rows = self._embed(step, self.config.eval.exact)
+                self.commit(step, rows)
         self.model.train(was_training)
+
+    def _ahead(self, sample: Callable[[tuple[int, slice]], Step]) -> Pipeline:
+        return Pipeline([Stage("sample", sample)], self.config.eval.lookahead)
 
     @torch.no_grad()
     def evaluate(self, part: slice, *, negatives: int, progress=None, historical: bool = True) -> dict[str, float]:
@@ -284,19 +299,24 @@ class LinkTask:
         was_training = self.model.training
         self.model.eval()
         positive, random, past = [], [], []
-        for i, events in self.steps(part, self.config.eval.batch_size):
+
+        def sample(item: tuple[int, slice]) -> Step:
+            i, events = item
             candidates = self.draw(self.negatives, events, negatives, 0)
             if historical:
                 candidates = torch.cat([candidates, self.draw(self.historical, events, 1, 0)], dim=1)
-            step = self.sample(events, candidates, batch=i)
-            pos, neg, rows = self.scores(step)
-            self.commit(step, rows)
-            positive.append(pos.cpu())
-            random.append(neg[:, :negatives].cpu())
-            if historical:
-                past.append(neg[:, negatives].cpu())
-            if progress is not None:
-                progress.update(events.stop - events.start)
+            return self.sample(events, candidates, batch=i)
+
+        with self._ahead(sample)(self.steps(part, self.config.eval.batch_size)) as steps:
+            for step in steps:
+                pos, neg, rows = self.scores(step)
+                self.commit(step, rows)
+                positive.append(pos.cpu())
+                random.append(neg[:, :negatives].cpu())
+                if historical:
+                    past.append(neg[:, negatives].cpu())
+                if progress is not None:
+                    progress.update(step.events.stop - step.events.start)
         self.model.train(was_training)
         pos = torch.cat(positive).double().numpy()
         neg = torch.cat(random).double().numpy()

@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -19,9 +20,15 @@ from tqdm import tqdm
 
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.splits import Split
+from gnnaccel.models.composed import MemoryRows
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gnnaccel.train.config import Config, validate
 from gnnaccel.train.optimizer import FusedAdam
+from gnnaccel.train.pipeline import Pipeline, Stage, WriteBehind
+from gnnaccel.train.schedule import chunk_shift
+
+#: settings that change no result: a run may be resumed with other values
+UNBOUND = ("train.checkpoint", "train.lookahead", "eval.lookahead")
 
 
 class TrainingError(RuntimeError):
@@ -68,7 +75,7 @@ class Task(Protocol):
     def reset(self) -> None:
         """Before the first batch of an epoch."""
 
-    def bounds(self, part: slice, batch_size: int) -> list[int]: ...
+    def bounds(self, part: slice, batch_size: int, shift: int = 0) -> list[int]: ...
     def steps(self, part: slice, batch_size: int, first: int = 0) -> Iterator[tuple[int, slice]]: ...
 
     def training_step(self, part: slice, epoch: int, batch: int) -> Any:
@@ -100,6 +107,11 @@ def train_step(task: Task, optimizer: FusedAdam, events: slice, epoch: int, inde
     """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
     with timer("sample"):
         step = task.training_step(events, epoch, index)
+    return learn(task, optimizer, step, timer, task.commit)
+
+
+def learn(task: Task, optimizer: FusedAdam, step: Any, timer: StageTimer, commit: Callable[[Any, Any], None]) -> Tensor:
+    """Score a sampled batch, learn from it, and pass it to `commit`; returns the loss (detached)."""
     with timer("forward"):
         loss, rows = task.loss(step)
     with timer("backward"):
@@ -108,7 +120,7 @@ def train_step(task: Task, optimizer: FusedAdam, events: slice, epoch: int, inde
     with timer("optimizer"):
         optimizer.step()
     with timer("state"):
-        task.commit(step, rows)
+        commit(step, rows)
     return loss.detach()
 
 
@@ -157,6 +169,7 @@ class Trainer:
         self.best: dict[str, Any] = {"value": -math.inf, "epoch": -1}
         self.done = False
         self.lines: list[str] = []  # of metrics.jsonl
+        self.writes = WriteBehind(lambda step, rows: self.task.commit(step, rows), task.config.train.staleness)
         self._stop = False
         self._board: Any = None
 
@@ -189,6 +202,9 @@ class Trainer:
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.loss_sum = state["loss_sum"].cpu()
         self.best, self.done, self.lines = state["best"], state["done"], state["lines"]
+        for start, stop, index, rows in state.get("pending", []):
+            step = self.task.training_step(slice(start, stop), self.epoch, index)
+            self.writes.pending.append((step, MemoryRows(*rows)))
 
     def save(self) -> None:
         """Write `checkpoint.pt`."""
@@ -205,8 +221,26 @@ class Trainer:
             "best": self.best,
             "done": self.done,
             "lines": self.lines,
+            "pending": self._pending(),
         }
         save_checkpoint(self.out / "checkpoint.pt", state)
+
+    def _pending(self) -> list[tuple[int, int, int, list[Tensor]]]:
+        """Batches that are not written yet: their events, their numbers, and what to write."""
+        bounds, out = self._bounds(), []
+        for step, rows in self.writes.pending:
+            if rows is None:
+                continue  # a model without state
+            if not isinstance(rows, MemoryRows):
+                raise TrainingError(f"train.staleness must be 0 for a model that commits {type(rows).__name__}")
+            out.append((step.events.start, step.events.stop, bounds.index(step.events.start), list(rows)))
+        return out
+
+    def _bounds(self) -> list[int]:
+        """Where the batches of this epoch begin, and its end."""
+        task, config = self.task, self.task.config.train
+        shift = chunk_shift(config.batch_size, config.chunks, seed=config.seed, epoch=self.epoch)
+        return task.bounds(task.split.train, config.batch_size, **({"shift": shift} if shift else {}))
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -227,10 +261,22 @@ class Trainer:
             task.reset()
         task.model.train()
         start, saved = time.perf_counter() - self.seconds, time.perf_counter()
-        done = task.bounds(part, config.batch_size)[self.batch] - part.start
-        with self._bar(f"epoch {self.epoch + 1}/{config.epochs}", part.stop - part.start, done) as bar:
-            for index, events in task.steps(part, config.batch_size, self.batch):
-                loss = train_step(task, self.optimizer, events, self.epoch, index, self.timer)
+        bounds, epoch = self._bounds(), self.epoch
+        batches = list(enumerate(pairwise(bounds)))[self.batch :]
+
+        def sample(batch: tuple[int, tuple[int, int]]) -> tuple[int, slice, Any]:
+            index, (a, b) = batch
+            return index, slice(a, b), task.training_step(slice(a, b), epoch, index)
+
+        ahead = Pipeline([Stage("sample", sample)], config.lookahead, self.timer)
+        with (
+            self._bar(
+                f"epoch {epoch + 1}/{config.epochs}", part.stop - part.start, bounds[self.batch] - part.start
+            ) as bar,
+            ahead(batches) as steps,
+        ):
+            for index, events, step in steps:
+                loss = learn(task, self.optimizer, step, self.timer, self.writes.put)
                 self.loss_sum += loss.cpu()
                 if not math.isfinite(self.loss_sum.item()):
                     raise TrainingError(
@@ -247,6 +293,7 @@ class Trainer:
                     saved = time.perf_counter()
                 if self._stop:
                     raise Interrupted(f"stopped in epoch {self.epoch + 1} after batch {self.batch}")
+        self.writes.flush()
 
     def _validate(self) -> None:
         part = self.task.split.val
@@ -369,7 +416,7 @@ def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
             f"{len(task.events)} events of {task.events.name} are not the same; start a new run"
         )
     theirs, ours = _flat(state["config"]), _flat(task.config.model_dump())
-    differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith("train.checkpoint")]
+    differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith(UNBOUND)]
     if differing:
         k = differing[0]
         raise CheckpointError(f"{path} was made with {k}={theirs.get(k)}, now it is {ours[k]}; start a new run")

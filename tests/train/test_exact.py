@@ -70,7 +70,7 @@ def same(a, b):
     "settings",
     [
         (),
-        ("model.cell=rnn",),
+        ("memory.updater=rnn",),
         ("model.node_features=random",),
         ("data.semantics=by_event_id",),
         ("data.semantics=inclusive",),
