@@ -20,22 +20,7 @@ from gnnaccel.models import ComposedModel
 from gnnaccel.nn import MemoryUpdater
 from gnnaccel.ops._event_levels import EventLevels, event_levels
 from gnnaccel.ops._memory_levels import memory_levels
-
-
-class _Memory(NamedTuple):
-    """Rows of state, as an updater reads them from a `NodeMemory` ..."""
-
-    memory: Tensor
-    last_update: Tensor
-
-
-class _Mailbox(NamedTuple):
-    """... and from a `Mailbox`."""
-
-    mail: Tensor
-    mail_time: Tensor
-    has_mail: Tensor
-    slots: int = 1
+from gnnaccel.ops._memory_read import memory_read
 
 
 class ExactRows(NamedTuple):
@@ -88,7 +73,7 @@ def exact_embed(
     levels = event_levels(batch.root_row, nbr_row, group, len(batch.nodes))
     old, old_update = model.read(batch.nodes)
     time = updater.time_encoder
-    weights = (updater.weight_ih, updater.weight_hh, updater.bias_ih, updater.bias_hh)
+    weights = (time.w, time.b, updater.weight_ih, updater.weight_hh, updater.bias_ih, updater.bias_hh)
     state = memory_levels(
         old,
         old_update,
@@ -97,15 +82,13 @@ def exact_embed(
         batch.times[: 2 * B],
         event_ids,
         edge_feat,
-        time.w,
-        time.b,
         *weights,
         cell=updater.cell,
     )
     rows = ExactRows(levels, ends, *state)
     has_mail = torch.ones(len(rows.memory), dtype=torch.bool, device=ends.device)
-    mailbox = _Mailbox(rows.mail, rows.mail_time, has_mail)
-    new, new_update = updater.read(_Memory(rows.memory, rows.last_update), mailbox, levels.read)
+    left = (rows.mail, rows.mail_time, has_mail, rows.memory, rows.last_update)
+    new, new_update = memory_read(*left, levels.read, *weights, cell=updater.cell)
     nodes = torch.cat([batch.nodes, rows.ends[levels.last[levels.read]].to(batch.nodes.dtype)])
     versions = torch.cat([old, new]), torch.cat([old_update, new_update])
     hops = tuple(Hop(hop.block, levels.root_version, levels.nbr_version) for hop in batch.hops)
