@@ -11,6 +11,7 @@ from rich.logging import RichHandler
 
 from gnnaccel.cli import data as data_command
 from gnnaccel.cli._common import err
+from gnnaccel.cli.classify import classify
 from gnnaccel.cli.info import info
 from gnnaccel.cli.link import evaluate, predict, train
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
+app.command("classify")(classify)
 app.command("info")(info)
 app.add_typer(data_command.app, name="data")
 

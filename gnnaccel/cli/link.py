@@ -66,17 +66,17 @@ def train(
             table.add_row(*row)
         out.print(table)
         return
-    _threads(threads)
+    set_threads(threads)
     keep_freed_memory()
     where = pick_device(device)
     label = Path(data).name.partition(".")[0] if Path(data).exists() else data.replace(":", "-")
     folder = to or Path("runs") / f"{model}-{label}-{settings_used.train.seed}"
-    _prepare(folder, resume, overwrite)
+    prepare(folder, resume, overwrite)
     events = load(data, strict=strict)
     err.print(_describe(events), highlight=False)
     task = LinkTask.create(settings_used, events, where)
     trainer = Trainer(
-        task, folder, data=_reference(data), progress=not quiet, notify=lambda line: err.print(line, highlight=False)
+        task, folder, data=reference(data), progress=not quiet, notify=lambda line: err.print(line, highlight=False)
     )
     if resume:
         trainer.resume()
@@ -128,16 +128,16 @@ def evaluate(
         raise ValueError(f"--split must be test or val, got {part!r}")
     if lists is not None and negatives is not None:
         raise ValueError("--negatives-file gives the negatives: leave --negatives out")
-    _threads(threads)
-    task, state = _load_task(run, data, pick_device(device), batch_size)
+    set_threads(threads)
+    task, state = load_task(run, data, pick_device(device), batch_size)
     events = task.split.val if part == "val" else task.split.test
     given = None if lists is None else _given_negatives(lists, task.events, part, events)
     if part == "val":
         task.reset()
         task.replay(task.split.train)
     if given is not None:
-        with _bar("ranking", events.stop - events.start, quiet) as bar:
-            metrics = evaluate_ranking(task, events, given, progress=bar)
+        with bar("ranking", events.stop - events.start, quiet) as shown:
+            metrics = evaluate_ranking(task, events, given, progress=shown)
         ranking = {"negatives_file": lists, "best_epoch": state["epoch"] + 1}
         ranking |= {f"{part}_{k}": v for k, v in metrics.items()}
         if as_json:
@@ -146,8 +146,8 @@ def evaluate(
             out.print(ranking_table(ranking, f"{task.config.model.name} on {state['data']['name']}: {part}", part))
         return
     count = negatives or task.config.eval.negatives
-    with _bar("evaluating", events.stop - events.start, quiet) as bar:
-        metrics = task.evaluate(events, negatives=count, progress=bar)
+    with bar("evaluating", events.stop - events.start, quiet) as shown:
+        metrics = task.evaluate(events, negatives=count, progress=shown)
     results = {"negatives": count, "best_epoch": state["epoch"] + 1, **{f"{part}_{k}": v for k, v in metrics.items()}}
     if as_json:
         print(json.dumps(plain(results), indent=2))
@@ -177,12 +177,12 @@ def predict(
     """
     from gnnaccel.train.predict import Predictor
 
-    _threads(threads)
-    task, _ = _load_task(run, data, pick_device(device), None)
+    set_threads(threads)
+    task, _ = load_task(run, data, pick_device(device), None)
     src, dst, t = _read_queries(input, task.events, need_dst=top is None)
     ids = np.arange(task.events.num_nodes) if task.events.node_ids is None else task.events.node_ids
-    with _bar("replaying", len(task.events), quiet) as bar:
-        predictor = Predictor(task, bar)
+    with bar("replaying", len(task.events), quiet) as shown:
+        predictor = Predictor(task, shown)
         columns: dict[str, np.ndarray]
         if top is None:
             score = predictor.score(src, dst, t).numpy()
@@ -244,12 +244,16 @@ def _given_negatives(source: str, events, part: str, chosen: slice):
     return read_negatives(source, events, chosen)
 
 
-def _threads(count: int | None) -> None:
+def _columns(label: str | None) -> dict[str, Any]:
+    return {} if label is None else {"label": label}
+
+
+def set_threads(count: int | None) -> None:
     if count is not None:
         torch.set_num_threads(count)
 
 
-def _bar(label: str, total: int, quiet: bool) -> tqdm:
+def bar(label: str, total: int, quiet: bool) -> tqdm:
     return tqdm(
         total=total, desc=label, unit=" events", unit_scale=True, leave=False, dynamic_ncols=True, disable=quiet
     )
@@ -259,12 +263,12 @@ def _describe(events) -> str:
     return f"{events.name}: {events.num_nodes:,} nodes, {len(events):,} events"
 
 
-def _reference(data: str) -> str:
+def reference(data: str) -> str:
     # a path is kept absolute in the checkpoint, so that eval and predict find it from any folder
     return str(Path(data).resolve()) if Path(data).exists() else data
 
 
-def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
+def prepare(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
     used = (folder / "checkpoint.pt").exists() or (folder / "best.pt").exists()
@@ -280,7 +284,8 @@ def _prepare(folder: Path, resume: bool, overwrite: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _load_task(run: Path, data: str | None, device: torch.device, batch_size: int | None):
+def load_task(run: Path, data: str | None, device: torch.device, batch_size: int | None, *, label: str | None = None):
+    """The link task of a finished run with its weights and memory, and the state of its checkpoint."""
     from gnnaccel.data.registry import load
     from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint
     from gnnaccel.train.link import LinkTask
@@ -291,7 +296,10 @@ def _load_task(run: Path, data: str | None, device: torch.device, batch_size: in
         raise CheckpointError(f"{run} holds no best.pt: the run has not finished an epoch")
     state = load_checkpoint(path)
     config = config_of(state)
-    task = LinkTask.create(config, load(data or state["data"]["name"]), device)
+    if config.classify.task != "none":
+        raise CheckpointError(f"{path} is of gnnaccel classify, not of a link run; its results are in results.json")
+    events = load(data or state["data"]["name"], **_columns(label))
+    task = LinkTask.create(config, events, device)
     check_fits(state, task, path)
     if batch_size:
         task.config.eval.batch_size = batch_size

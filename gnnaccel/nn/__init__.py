@@ -2,6 +2,7 @@
 
 from gnnaccel.nn.aggregators import AttentionAggregator, IdentityAggregator, MeanAggregator, MixerAggregator
 from gnnaccel.nn.attention import TemporalAttention
+from gnnaccel.nn.classifier import Classifier
 from gnnaccel.nn.decoder import DotDecoder, LinkDecoder, PairHistoryDecoder
 from gnnaccel.nn.delivery import Mails, deliver, deliver_mails, end_mails, neighbor_mails
 from gnnaccel.nn.linear import Linear
@@ -11,6 +12,7 @@ from gnnaccel.nn.time import TimeEncoder
 
 __all__ = [
     "AttentionAggregator",
+    "Classifier",
     "DotDecoder",
     "IdentityAggregator",
     "Linear",

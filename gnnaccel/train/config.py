@@ -128,6 +128,26 @@ class EdgeBankConfig(_Section):
         raise ValueError("must be 'none', 'val' or a time >= 0")
 
 
+class ClassifyConfig(_Section):
+    """Labels told from embeddings (`gnnaccel classify`)."""
+
+    task: Literal["none", "node", "edge"] = Field(
+        default="none", description="'node' tells the label from the source before the event, 'edge' from both ends"
+    )
+    sees_event: bool = Field(
+        default=False, description="the label also sees its own event: the other end, its features"
+    )
+    end_to_end: bool = Field(default=False, description="train the temporal model too, on links and labels together")
+    hidden: int = Field(default=100, ge=1, description="size of the classifier's hidden layer")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of the hidden layer")
+    balance: Literal["auto", "none", "weight", "sample"] = Field(
+        default="auto",
+        description="rare classes: 'weight' their loss, 'sample' classes evenly (not end to end), or 'auto': only if one is "
+        "below 5 %",
+    )
+    link_weight: float = Field(default=1.0, ge=0, description="weight of the link loss end to end")
+
+
 class DataConfig(_Section):
     """How the stream is cut and what a prediction may see."""
 
@@ -181,6 +201,7 @@ class Config(_Section):
     train: TrainConfig = Field(default_factory=TrainConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
     edgebank: EdgeBankConfig = Field(default_factory=EdgeBankConfig)
+    classify: ClassifyConfig = Field(default_factory=ClassifyConfig)
 
 
 def preset_names() -> list[str]:
@@ -211,11 +232,16 @@ def load_config(preset: str = "tgn", file: str | Path | None = None, overrides: 
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read config {file}: {error}") from None
         _merge(values, _parse(text, str(file)))
-    for override in overrides:
-        key, sep, value = override.partition("=")
+    return override(values, overrides)
+
+
+def override(values: dict[str, Any], overrides: Iterable[str]) -> Config:
+    """Lay `key=value` strings over nested `values` (in place) and check the whole; `ConfigError` as of `load_config`."""
+    for text in overrides:
+        key, sep, value = text.partition("=")
         if not sep or not key.strip():
-            raise ConfigError(f"--set takes key=value, e.g. train.epochs=3, got {override!r}")
-        parsed = _parse_value(value, override)
+            raise ConfigError(f"--set takes key=value, e.g. train.epochs=3, got {text!r}")
+        parsed = _parse_value(value, text)
         for part in reversed(key.strip().split(".")):
             parsed = {part: parsed}
         _merge(values, parsed)

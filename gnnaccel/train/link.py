@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class LinkTask:
     historical: NegativeSampler
     device: torch.device
     _drawn: _Drawn | None = None
-    main_metric: ClassVar[str] = "ap"
+    main_metric: str = "ap"
 
     @classmethod
     def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> LinkTask:

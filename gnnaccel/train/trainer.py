@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class StageTimer:
 class Task(Protocol):
     """What `Trainer` needs of a task. `LinkTask` is one; `gnnaccel.train.classify` has others."""
 
-    main_metric: ClassVar[str]  # of `validate`, higher is better: the best epoch is chosen by it
+    main_metric: str  # of `validate`, higher is better: the best epoch is chosen by it
 
     @property
     def config(self) -> Config: ...
@@ -415,7 +415,7 @@ def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
             f"{path} was trained on {data['num_events']} events of {data['name'] or 'other data'}, and these "
             f"{len(task.events)} events of {task.events.name} are not the same; start a new run"
         )
-    theirs, ours = _flat(state["config"]), _flat(task.config.model_dump())
+    theirs, ours = _flat(config_of(state).model_dump()), _flat(task.config.model_dump())
     differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith(UNBOUND)]
     if differing:
         k = differing[0]
