@@ -272,8 +272,7 @@ class JointTask(LinkTask):
         y = self.labels.y[step.events].to(self.device)
         loss = _cross_entropy(self._logits(step, h), y, self.weights)
         if self.config.classify.link_weight:
-            link = self.model.decoder.loss(h, step.events.stop - step.events.start)
-            loss = loss + self.config.classify.link_weight * link
+            loss = loss + self.config.classify.link_weight * self.link_loss(step, h)
         return loss, rows
 
     @torch.no_grad()

@@ -227,8 +227,12 @@ class LinkTask:
     def loss(self, step: Step) -> tuple[Tensor, Any]:
         """Binary cross-entropy of positives and negatives, each averaged, and the memory rows to commit."""
         h, rows = self._embed(step, self.config.train.exact)
+        return self.link_loss(step, h), rows
+
+    def link_loss(self, step: Step, h: Tensor) -> Tensor:
+        """The loss of `step` from the embeddings of its roots, a scalar."""
         met = () if step.pairs is None else (step.pairs,)
-        return self.model.decoder.loss(h, step.events.stop - step.events.start, *met), rows
+        return self.model.decoder.loss(h, step.events.stop - step.events.start, *met)
 
     def commit(self, step: Step, rows: Any) -> None:
         """Let the events of `step` happen: store memory, leave mail."""
