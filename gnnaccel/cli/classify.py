@@ -16,6 +16,7 @@ from gnnaccel.cli.link import Device, Quiet, Threads, bar, load_task, prepare, r
 
 # a classifier on embeddings that are there is quick to train: other settings than those of the run
 FROZEN = {"epochs": 100, "batch_size": 1000, "learning_rate": 1e-3, "patience": 10}
+FROZEN |= {"chunks": 1, "exact": False, "staleness": 0, "lookahead": 0}
 
 
 def classify(

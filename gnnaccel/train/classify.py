@@ -70,20 +70,15 @@ def collect_embeddings(task: LinkTask, path: str | Path, *, both: bool, progress
         return np.load(path, mmap_mode="c")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    was_training = task.model.training
-    task.model.eval()
     task.reset()
     rows: np.ndarray | None = None
     try:
-        for i, events in task.steps(slice(0, len(task.events)), task.config.eval.batch_size):
-            B = events.stop - events.start
-            step = task.sample(events, task.src.new_empty((B, 0)), batch=i)
-            h, state = task.model.embed(step.batch, task.edge_feat)
-            task.commit(step, state)
+        for step, h in task.walk(slice(0, len(task.events))):
+            B = step.events.stop - step.events.start
             if rows is None:
                 shape = (len(task.events), 1 + both, h.shape[1])
                 rows = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-            rows[events] = h[: (1 + both) * B].view(1 + both, B, -1).transpose(0, 1).float().cpu().numpy()
+            rows[step.events] = h[: (1 + both) * B].view(1 + both, B, -1).transpose(0, 1).float().cpu().numpy()
             if progress is not None:
                 progress.update(B)
         if rows is not None:
@@ -91,13 +86,13 @@ def collect_embeddings(task: LinkTask, path: str | Path, *, both: bool, progress
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    task.model.train(was_training)
     note.write_text(json.dumps({"key": key}) + "\n", "utf-8")
     return np.load(path, mmap_mode="c")
 
 
 def _key(task: LinkTask, both: bool) -> str:
-    digest = hashlib.sha256(f"{both} {task.config.eval.batch_size} {task.config.data.semantics}".encode())
+    e = task.config.eval
+    digest = hashlib.sha256(f"{both} {e.batch_size} {e.exact} {task.config.data.semantics}".encode())
     for tensor in (*(p.detach() for p in task.model.parameters()), task.src, task.dst, task.t):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -165,7 +160,8 @@ class FrozenTask:
     def reset(self) -> None:
         """There is no state."""
 
-    def bounds(self, part: slice, batch_size: int) -> list[int]:
+    def bounds(self, part: slice, batch_size: int, shift: int = 0) -> list[int]:
+        """Where the batches begin; `shift` changes nothing, they are random anyway."""
         return [*range(part.start, part.stop, batch_size), part.stop]
 
     def steps(self, part: slice, batch_size: int, first: int = 0) -> Iterator[tuple[int, slice]]:
@@ -268,7 +264,7 @@ class JointTask(LinkTask):
 
     def loss(self, step: Step) -> tuple[Tensor, Any]:
         """Cross-entropy of the labels and `classify.link_weight` times the loss of the links."""
-        h, rows = self.model.embed(step.batch, self.edge_feat)
+        h, rows = self._embed(step, self.config.train.exact)
         y = self.labels.y[step.events].to(self.device)
         loss = _cross_entropy(self._logits(step, h), y, self.weights)
         if self.config.classify.link_weight:
@@ -278,17 +274,11 @@ class JointTask(LinkTask):
     @torch.no_grad()
     def logits(self, part: slice, progress=None) -> np.ndarray:
         """Logits `[n, C]` of the events of `part`, which happen as it goes."""
-        was_training = self.model.training
-        self.model.eval()
         out = []
-        for i, events in self.steps(part, self.config.eval.batch_size):
-            step = self.sample(events, self.src.new_empty((events.stop - events.start, 0)), batch=i)
-            h, rows = self.model.embed(step.batch, self.edge_feat)
+        for step, h in self.walk(part):
             out.append(self._logits(step, h).cpu())
-            self.commit(step, rows)
             if progress is not None:
-                progress.update(events.stop - events.start)
-        self.model.train(was_training)
+                progress.update(len(out[-1]))
         return torch.cat(out).numpy()
 
     def validate(self, progress=None) -> dict[str, float]:

@@ -271,20 +271,31 @@ class LinkTask:
         return {"negatives": self.config.eval.negatives}
 
     @torch.no_grad()
-    def replay(self, part: slice) -> None:
-        """Let the events of `part` happen without scoring them."""
-        was_training = self.model.training
-        self.model.eval()
+    def walk(self, part: slice) -> Iterator[tuple[Step, Tensor]]:
+        """The batches of `part` in evaluation, each with the embeddings of its sources and destinations just before it.
+
+        A batch happens when the next one is asked for.
+        """
 
         def sample(item: tuple[int, slice]) -> Step:
             i, events = item
             return self.sample(events, self.src.new_empty((events.stop - events.start, 0)), batch=i)
 
-        with self._ahead(sample)(self.steps(part, self.config.eval.batch_size)) as steps:
-            for step in steps:
-                _, rows = self._embed(step, self.config.eval.exact)
-                self.commit(step, rows)
-        self.model.train(was_training)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            with self._ahead(sample)(self.steps(part, self.config.eval.batch_size)) as steps:
+                for step in steps:
+                    h, rows = self._embed(step, self.config.eval.exact)
+                    yield step, h
+                    self.commit(step, rows)
+        finally:
+            self.model.train(was_training)
+
+    def replay(self, part: slice) -> None:
+        """Let the events of `part` happen without scoring them."""
+        for _ in self.walk(part):
+            pass
 
     def _ahead(self, sample: Callable[[tuple[int, slice]], Step]) -> Pipeline:
         return Pipeline([Stage("sample", sample)], self.config.eval.lookahead)
