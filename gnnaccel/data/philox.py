@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-__all__ = ["below", "philox4x32", "uint64_below"]
+__all__ = ["below", "normal_rows", "philox4x32", "uint64_below"]
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -80,3 +80,22 @@ def below(
     out = np.empty((len(ids), blocks, 2), np.int64)
     out[..., 0], out[..., 1] = uint64_below(w[0], w[1], b), uint64_below(w[2], w[3], b)
     return out.reshape(len(ids), 2 * blocks)[:, :n]
+
+
+def normal_rows(first: int, count: int, dim: int, *, seed: int, stream: int = 0) -> np.ndarray:
+    """Rows `first` to `first + count` of an endless table of standard normal numbers; row n depends on (seed, stream, n) only.
+
+    Box and Muller's transform of Philox4x64-10, by NumPy's `random_raw`, whose stream is fixed.
+
+    Returns:
+        float32 [count, dim].
+    """
+    blocks = (dim + 7) // 8  # a block is 4 words, a word makes 2 numbers
+    if count <= 0 or dim == 0:
+        return np.zeros((max(count, 0), dim), np.float32)
+    key = np.array([seed % 2**64, stream], np.uint64)
+    words = np.random.Philox(key=key, counter=first * blocks).random_raw(count * blocks * 4).reshape(count, -1)
+    radius = np.sqrt(-2 * np.log(((words >> _32) + np.uint64(1)) * 2.0**-32))
+    angle = (words & _LOW) * (2 * np.pi * 2.0**-32)
+    out = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(count, -1)
+    return out[:, :dim].astype(np.float32)

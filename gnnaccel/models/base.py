@@ -45,5 +45,17 @@ class TemporalModel(nn.Module):
             edge_feat: As in `embed`.
         """
 
+    @property
+    def commit_sampling(self) -> Sampling:
+        """The neighbours that `advance` and `commit` want in a batch whose roots are not embedded."""
+        return self.sampling
+
+    def advance(self, batch: TemporalBatch, edge_feat: Tensor | None = None) -> Any:
+        """The second result of `embed`, for a batch of events that nobody asks embeddings of."""
+        return self.embed(batch, edge_feat)[1]
+
+    def settle(self, nodes: Tensor) -> None:
+        """Apply now what waits for `nodes` (distinct), where this makes no difference to any later result, only to its cost."""
+
     def grow(self, num_nodes: int) -> None:
         """Make room for nodes up to `num_nodes`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,7 @@ class ComposedModel(TemporalModel):
         aggregator: Module `(x [U, dim_in], batch, edge_feat, state) -> [R, D]` (see `gnnaccel.nn.aggregators`).
         decoder: `LinkDecoder` or a module with its methods, over embeddings of size D.
         updater: Module with `dim_memory` and `read(memory, mailbox, nodes, times, seed)`, or None for a model without memory.
+            With an attribute `timeless` that is true, what it reads must not depend on `times` and `seed`.
         slots: Mails a node keeps.
         dim_edge: Size of an edge feature, 0 for none.
         node_feat: Node features `[N, dim_node]`: mapped to the memory's size and added to it, or, without memory, the
@@ -112,6 +114,22 @@ class ComposedModel(TemporalModel):
             x = x + self.feature(gather_rows(self.node_feat, batch.nodes))
         state = MemoryState(last_update, self.memory.start_time)
         return self.aggregator(x, batch, edge_feat, state), MemoryRows(memory.detach(), last_update)
+
+    @property
+    def commit_sampling(self) -> Sampling:
+        return self.sampling if self.sampling.ends_only else replace(self.sampling, fanouts=(), snapshots=1)
+
+    def advance(self, batch: TemporalBatch, edge_feat: Tensor | None = None) -> MemoryRows | None:
+        if self.memory is None:
+            return None
+        memory, last_update = self.read(batch.nodes, batch.node_times, batch.seed)
+        return MemoryRows(memory.detach(), last_update)
+
+    @torch.no_grad()
+    def settle(self, nodes: Tensor) -> None:
+        if self.memory is not None and getattr(self.updater, "timeless", False):
+            self.memory.update(nodes, *self.read(nodes))
+            self.mailbox.clear(nodes)
 
     @torch.no_grad()
     def commit(

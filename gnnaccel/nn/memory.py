@@ -190,7 +190,7 @@ class MemoryUpdater(nn.Module):
         super().__init__()
         if cell not in ("gru", "rnn"):
             raise ValueError(f"MemoryUpdater: cell must be 'gru' or 'rnn', got {cell!r}")
-        self.cell, self.dim_memory = cell, dim_memory
+        self.cell, self.dim_memory, self.timeless = cell, dim_memory, True
         self.time_encoder = TimeEncoder(dim_time)
         gates = (3 if cell == "gru" else 1) * dim_memory
         self.weight_ih = nn.Parameter(torch.empty(gates, dim_mail + dim_time))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnaccel.data.events import TemporalEvents
+from gnnaccel.data.philox import normal_rows
 from gnnaccel.data.splits import chronological_split
 from gnnaccel.graph.batch import Sampling
 from gnnaccel.models import ComposedModel, TemporalModel
@@ -113,21 +114,34 @@ def sampling_of(config: Config, events: TemporalEvents) -> Sampling:
     return Sampling(tuple(s.neighbors), s.strategy, s.replace, window, s.hop_time, s.snapshots)
 
 
+def feature_kind(config: Config, events: TemporalEvents) -> str:
+    """Which node features the model has: "given", "random" or "none"."""
+    if (kind := config.model.node_features) != "auto":
+        return kind
+    missing = "random" if config.memory.updater == "none" else "none"
+    return "given" if events.node_feat is not None else missing
+
+
 def node_features(config: Config, events: TemporalEvents) -> Tensor | None:
     """Node features that `config.model.node_features` asks for: `[N, dim]` float32, or None."""
-    kind = config.model.node_features
-    if kind == "auto":
-        missing = "random" if config.memory.updater == "none" else "none"
-        kind = "given" if events.node_feat is not None else missing
+    kind = feature_kind(config, events)
     if kind == "none":
         return None
     if kind == "given":
         if events.node_feat is None:
             raise ConfigError(f"model.node_features is 'given', but {events.name} has none; use 'random' or 'none'")
         return events.node_feat.float()
-    generator = torch.Generator().manual_seed(config.train.seed)
-    # unit expected norm, the scale of the other inputs of attention
-    return torch.randn(events.num_nodes, config.model.dim_random, generator=generator) * config.model.dim_random**-0.5
+    return random_features(config, 0, events.num_nodes)
+
+
+def random_features(config: Config, first: int, count: int) -> Tensor:
+    """Fixed random features of nodes `first` to `first + count`; those of a node depend on the seed and its number alone."""
+    dim, chunk = config.model.dim_random, 1 << 14
+    out = torch.empty(count, dim)
+    for at in range(0, count, chunk):
+        size = min(chunk, count - at)
+        out[at : at + size] = torch.from_numpy(normal_rows(first + at, size, dim, seed=config.train.seed, stream=1))
+    return out.mul_(dim**-0.5)  # unit expected norm, the scale of the other inputs of attention
 
 
 def _resolve(setting: str, name: str, known: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
