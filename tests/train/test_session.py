@@ -408,15 +408,15 @@ def test_from_a_run(tmp_path):
     assert torch.equal(whole.score(*asked), at_validation.score(*asked))
     with pytest.raises(CheckpointError, match="are not the same"):
         Session.load(tmp_path / "run", data=stream(seed=2))
-    with pytest.raises(CheckpointError, match="a session starts from best.pt"):
+    with pytest.raises(CheckpointError, match=r"a session starts from best\.pt"):
         Session.load(tmp_path / "run" / "checkpoint.pt", data=events)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="holds no best.pt"):
+    with pytest.raises(CheckpointError, match=r"holds no best\.pt"):
         Session.load(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         Session.load(tmp_path / "nothing")
 
 
 def test_needs_a_model_with_the_verbs():
-    with pytest.raises(TypeError, match="model must be a gnnaccel.models.TemporalModel, got Linear"):
+    with pytest.raises(TypeError, match=r"model must be a gnnaccel\.models\.TemporalModel, got Linear"):
         Session(load_config("tgn"), torch.nn.Linear(1, 1), ga.TemporalGraph.from_events([], [], []), (), None)
