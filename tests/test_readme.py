@@ -19,6 +19,17 @@ def test_python_block(block):
     exec(compile(block, "README.md", "exec"), {})
 
 
+def test_streams_page(tmp_path, monkeypatch):
+    """Blocks of the page run one after another in one place."""
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "streams.md").read_text("utf-8")
+    names: dict = {}
+    blocks = re.findall(r"```python.*?\n(.*?)```", page, flags=re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(compile(block, "streams.md", "exec"), names)
+
+
 @pytest.mark.parametrize("line", [line.strip() for line in COMMANDS])
 def test_command_line_is_understood(line):
     from gnnaccel.cli import app

@@ -175,9 +175,13 @@ class Session:
             arrays = {k: getattr(packed, k) for k in ("indptr", "nbr", "eid", "t")}
             one = self._ids[0] is self._ids[1]
             given = self._node_features == "given"
+            config = self.config.model_dump()
+            config["sampler"]["window"] = (
+                self.model.sampling.window
+            )  # a share of the training part's span is a number by now
             state = {
                 "kind": _KIND,
-                "config": self.config.model_dump(),
+                "config": config,
                 "name": self.name,
                 "nodes": [self._nodes, self._capacity],
                 "batches": self._batches,

@@ -102,3 +102,20 @@ def test_inductive_mask() -> None:
     s = chronological_split(e, 0.3, 0.3)
     assert s.train.stop == 4 and s.val.stop == 7  # 4 is seen in training, 5 and 6 are not
     assert inductive_mask(e, s).tolist() == [False] * 8 + [True, True]
+
+
+def test_normal_rows():
+    from gnnaccel.data.philox import normal_rows
+
+    many = normal_rows(0, 5000, 13, seed=3, stream=2)
+    assert many.dtype == np.float32
+    assert np.array_equal(normal_rows(1234, 3, 13, seed=3, stream=2), many[1234:1237])
+    assert not np.array_equal(normal_rows(0, 3, 13, seed=4, stream=2), many[:3])
+    assert not np.array_equal(normal_rows(0, 3, 13, seed=3, stream=1), many[:3])
+    x = many.astype(np.float64)
+    assert abs(x.mean()) < 0.02
+    assert abs(x.var() - 1) < 0.02
+    assert abs((x**4).mean() - 3) < 0.1
+    assert np.abs(np.corrcoef(x.T) - np.eye(13)).max() < 0.06
+    assert normal_rows(0, 0, 4, seed=0).shape == (0, 4)
+    assert normal_rows(0, 4, 0, seed=0).shape == (4, 0)
