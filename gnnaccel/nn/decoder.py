@@ -90,10 +90,10 @@ class DotDecoder(nn.Module):
 class PairHistoryDecoder(LinkDecoder):
     """A `LinkDecoder` that also sees what the two ends have had with each other.
 
-    The score is `w . relu(W_s h_src + W_d h_dst + W_p p + b) + c`. Embeddings are made for each end alone, and cannot tell a pair
-    that has met from one that has not; repeated pairs are most of many streams (EdgeBank, Poursafaei et al., NeurIPS 2022).
-    `p` looks for the other end among the source's `history` most recent neighbours: one-hot place of the latest meeting (or
-    none) and one-hot number of meetings (the co-occurrence encoding of DyGFormer, Yu et al., NeurIPS 2023, for one end).
+    The score is `w . relu(W_s h_src + W_d h_dst + W_p p + b) + c`. Embeddings are made for each end alone, and cannot tell a
+    pair that has met from one that has not; repeated pairs are most of many streams (EdgeBank, Poursafaei et al., NeurIPS
+    2022). `p` looks for the other end among the source's `history` most recent neighbours: one-hot place of the latest meeting
+    (or none) and one-hot number of meetings (the co-occurrence encoding of DyGFormer, Yu et al., NeurIPS 2023, for one end).
 
     Args:
         dim: Size of an embedding.
