@@ -1,7 +1,8 @@
 """Test accuracy and time of every reference model, with EdgeBank beside them: `python -m gnnaccel.bench.models`.
 
-Every model gets the same split, negatives, batch, epochs, step size and choice of the best epoch, and both decoders: `mlp`, which
-scores two embeddings, and `pair`, which also sees whether the two have met. Runs that the JSON already has are not run again.
+Every model gets the same split, negatives, batch, epochs, step size and choice of the best epoch, and both decoders: `mlp`,
+which scores two embeddings, and `pair`, which also sees whether the two have met. Runs that the JSON already has are not run
+again.
 """
 
 from __future__ import annotations
@@ -79,10 +80,10 @@ def page(document: dict[str, Any]) -> str:
     lines = [
         "# Results of the reference models",
         "",
-        f"Test part of each stream (the last 15% of the time), {setting['epochs']} epochs at most at batch {setting['batch_size']}, Adam "
-        f"at {setting['learning_rate']}, best epoch by validation AP. AP and AUC: against one random destination an event. MRR: against "
-        f"{setting['negatives']} random destinations, ties share the average rank. Old AP: against one former destination of the "
-        "same source. The deviation is that over seeds. Seconds: one training epoch on "
+        f"Test part of each stream (the last 15% of the time), {setting['epochs']} epochs at most at batch "
+        f"{setting['batch_size']}, Adam at {setting['learning_rate']}, best epoch by validation AP. AP and AUC: against one "
+        f"random destination an event. MRR: against {setting['negatives']} random destinations, ties share the average rank. Old AP: "
+        "against one former destination of the same source. The deviation is that over seeds. Seconds: one training epoch on "
         f"{document['environment'].get('cpu', 'a CPU')}, {setting['threads']} threads.",
         "",
         "Regenerate with `python -m gnnaccel.bench.models --json bench/results/cpu-2t/models.json --into docs/results.md`.",

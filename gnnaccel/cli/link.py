@@ -24,7 +24,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="Model, i.e. the preset to start from: tgn.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Preset: tgn, tgn-2layer, tgat, jodie, dysat, apan, graphmixer, edgebank; or your own model, file.py:Class."
+        ),
+    ],
     data: Data = "synthetic",
     config: Annotated[Path | None, typer.Option(help="YAML file laid over the preset.")] = None,
     settings: Annotated[
@@ -52,10 +57,14 @@ def train(
         gnnaccel train tgn --data my/edges.csv --config mine.yaml
 
         gnnaccel train tgn --data wikipedia --out runs/wiki --resume
+
+        gnnaccel train tgat --data wikipedia --set decoder.kind=pair
+
+        gnnaccel train my_model.py:MyModel --data wikipedia
     """
     from gnnaccel.data.registry import load
     from gnnaccel.train.allocator import keep_freed_memory
-    from gnnaccel.train.config import describe, load_config
+    from gnnaccel.train.config import describe, load_config, short_name
     from gnnaccel.train.link import LinkTask
     from gnnaccel.train.trainer import Interrupted, Trainer, TrainingError
 
@@ -70,7 +79,7 @@ def train(
     keep_freed_memory()
     where = pick_device(device)
     label = Path(data).name.partition(".")[0] if Path(data).exists() else data.replace(":", "-")
-    folder = to or Path("runs") / f"{model}-{label}-{settings_used.train.seed}"
+    folder = to or Path("runs") / f"{short_name(model)}-{label}-{settings_used.train.seed}"
     prepare(folder, resume, overwrite)
     events = load(data, strict=strict)
     err.print(_describe(events), highlight=False)
@@ -89,7 +98,7 @@ def train(
         raise typer.Exit(130) from None
     except TrainingError as error:
         raise ValueError(str(error)) from None
-    out.print(results_table(results, f"{model} on {label}: test"))
+    out.print(results_table(results, f"{short_name(model)} on {label}: test"))
     pace = f"{results['seconds_per_epoch']:.1f} s an epoch" if results["epochs"] else "nothing trained"
     out.print(f"{pace}; results in {folder}", highlight=False)
 
@@ -121,6 +130,7 @@ def evaluate(
 
         gnnaccel eval runs/tgn-wikipedia-0 --negatives-file wikipedia-test.npz
     """
+    from gnnaccel.train.config import short_name
     from gnnaccel.train.ranking import evaluate_ranking
     from gnnaccel.train.trainer import plain
 
@@ -143,7 +153,9 @@ def evaluate(
         if as_json:
             print(json.dumps(plain(ranking), indent=2))
         else:
-            out.print(ranking_table(ranking, f"{task.config.model.name} on {state['data']['name']}: {part}", part))
+            out.print(
+                ranking_table(ranking, f"{short_name(task.config.model.name)} on {state['data']['name']}: {part}", part)
+            )
         return
     count = negatives or task.config.eval.negatives
     with bar("evaluating", events.stop - events.start, quiet) as shown:
@@ -152,7 +164,9 @@ def evaluate(
     if as_json:
         print(json.dumps(plain(results), indent=2))
     else:
-        out.print(results_table(results, f"{task.config.model.name} on {state['data']['name']}: {part}", part))
+        out.print(
+            results_table(results, f"{short_name(task.config.model.name)} on {state['data']['name']}: {part}", part)
+        )
 
 
 def predict(

@@ -256,6 +256,7 @@ def validate(values: Mapping[str, Any]) -> Config:
         raise ConfigError(_explain(error)) from None
     _check_parts(config)
     _check_schedule(config)
+    _find_files(config)
     if config.data.val_fraction + config.data.test_fraction >= 1:
         raise ConfigError("data.val_fraction + data.test_fraction must leave events to train on (sum below 1)")
     return config
@@ -302,6 +303,20 @@ def _check_schedule(config: Config) -> None:
             raise ConfigError(f"{name} needs one hop of sampler.neighbors or none, and sampler.snapshots=1")
         if config.data.semantics not in ("strict", "inclusive", "by_event_id"):
             raise ConfigError(f"{name} needs neighbours that do not depend on the batch, got {config.data.semantics}")
+
+
+def _find_files(config: Config) -> None:
+    """Parts in files of the user's are named by whole paths, so that a run is found again from any folder."""
+    for section, key in (("model", "name"), ("memory", "updater"), ("aggregator", "kind"), ("decoder", "kind")):
+        part = getattr(config, section)
+        place, colon, attribute = getattr(part, key).rpartition(":")
+        if colon and place.endswith(".py"):
+            setattr(part, key, f"{Path(place).resolve()}:{attribute}")
+
+
+def short_name(model: str) -> str:
+    """What to call a model in tables and folders: of one's own, its class."""
+    return model.rpartition(":")[2]
 
 
 def describe() -> list[tuple[str, str, str]]:

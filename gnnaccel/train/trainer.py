@@ -22,7 +22,7 @@ from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.splits import Split
 from gnnaccel.models.composed import MemoryRows
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from gnnaccel.train.config import Config, validate
+from gnnaccel.train.config import Config, short_name, validate
 from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.pipeline import Pipeline, Stage, WriteBehind
 from gnnaccel.train.schedule import chunk_shift
@@ -338,7 +338,7 @@ class Trainer:
             metrics = task.test(bar)
         epochs = [json.loads(line) for line in self.lines if '"kind": "epoch"' in line]
         results = {
-            "model": task.config.model.name,
+            "model": short_name(task.config.model.name),
             "data": self.data or task.events.name,
             "seed": task.config.train.seed,
             "semantics": task.config.data.semantics,
