@@ -82,8 +82,9 @@ def page(document: dict[str, Any]) -> str:
         "",
         f"Test part of each stream (the last 15% of the time), {setting['epochs']} epochs at most at batch "
         f"{setting['batch_size']}, Adam at {setting['learning_rate']}, best epoch by validation AP. AP and AUC: against one "
-        f"random destination an event. MRR: against {setting['negatives']} random destinations, ties share the average rank. Old AP: "
-        "against one former destination of the same source. The deviation is that over seeds. Seconds: one training epoch on "
+        f"random destination an event. MRR: against {setting['negatives']} random destinations, ties share the average rank. "
+        "Old AP: against one former destination of the same source. The deviation is that over seeds. Seconds: one "
+        "training epoch on "
         f"{document['environment'].get('cpu', 'a CPU')}, {setting['threads']} threads.",
         "",
         "Regenerate with `python -m gnnaccel.bench.models --json bench/results/cpu-2t/models.json --into docs/results.md`.",
