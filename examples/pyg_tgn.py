@@ -1,4 +1,4 @@
-"""TGN on a stream of interactions, in the structure of PyTorch Geometric's own example (examples/tgn.py of pyg-team/pytorch_geometric).
+"""TGN on a stream of interactions, in the structure of PyTorch Geometric's example (its examples/tgn.py).
 
     python examples/pyg_tgn.py --data wikipedia
 
@@ -139,7 +139,9 @@ def load(name, msg_dim=172):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="wikipedia", help="a data set's name, a file or a folder (see `gnnaccel data`)")
+    parser.add_argument(
+        "--data", default="wikipedia", help="a data set's name, a file or a folder (see `gnnaccel data`)"
+    )
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=200)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

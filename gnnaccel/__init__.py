@@ -22,7 +22,7 @@ from gnnaccel.ops import (
 )
 
 if TYPE_CHECKING:
-    from gnnaccel import data, models, nn, ops, train
+    from gnnaccel import data, models, nn, ops, pyg, train
 
 __version__ = "0.1.0"
 
@@ -39,6 +39,7 @@ __all__ = [
     "models",
     "nn",
     "ops",
+    "pyg",
     "quantize_rows",
     "temporal_attention",
     "temporal_sample",
@@ -51,6 +52,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # these packages load when they are first named, so that importing an op costs no more than the op
-    if name in ("data", "models", "nn", "train"):
+    if name in ("data", "models", "nn", "pyg", "train"):
         return importlib.import_module(f"gnnaccel.{name}")
     raise AttributeError(f"module 'gnnaccel' has no attribute {name!r}")

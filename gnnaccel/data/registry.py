@@ -242,16 +242,16 @@ def _synthetic(spec: str) -> TemporalEvents:
 
 
 def load(
-    source: str | Path, *, root: Path | None = None, download: bool = True, progress: bool = True, **options: Any
+    source: Any, *, root: Path | None = None, download: bool = True, progress: bool = True, **options: Any
 ) -> TemporalEvents:
-    """Events from a path or by name.
+    """Events from a path, by name, or from a `TemporalData` of torch_geometric or of `gnnaccel.pyg`.
 
     A path that exists wins. Then `synthetic`, also with options as in `synthetic:events=50000,seed=1` (events, src, dst,
     communities, recency, repetition, feat, seed), and `tgb:NAME` through py-tgb. Then sets found in `cache_dir()` or its
     `temporal/` folder, then registered ones, which are fetched.
 
     Args:
-        source: Path or name.
+        source: Path, name, or `TemporalData` (see `TemporalEvents.from_pyg`, which also takes the options).
         root: Instead of `cache_dir()`.
         download: Whether a registered set that is not here may be fetched.
         progress: Show a bar when fetching.
@@ -261,6 +261,10 @@ def load(
         DataError: Nothing of that name, or unreadable data.
         DownloadError: Fetching failed.
     """
+    if isinstance(source, TemporalEvents):
+        return source
+    if all(hasattr(source, field) for field in ("src", "dst", "t")):
+        return TemporalEvents.from_pyg(source, **options)
     text = str(source)
     if Path(text).exists():
         return read_events(text, **options)

@@ -36,12 +36,17 @@ def test_two_epochs_and_tests_are_torch_geometrics(example, pyg_example):
     for module in (pyg_example, example):
         made, train, test = build(module)
         row = []
+
+        def note(value, made=made, row=row):
+            row.extend((torch.tensor(value, dtype=torch.float64), made.memory.memory.clone()))
+            row.append(made.memory.last_update.clone())
+
         for _ in range(2):
             torch.manual_seed(11)
             made.start_epoch()
             for batch in train:
-                row += [torch.tensor(made.train_step(batch), dtype=torch.float64), made.memory.memory.clone(), made.memory.last_update.clone()]
-            row += [torch.tensor(made.test(test)), made.memory.memory.clone(), made.memory.last_update.clone()]
+                note(made.train_step(batch))
+            note(made.test(test))
         seen.append((row, [x for part in made.modules for x in part.state_dict().items()]))
     (theirs, their_state), (mine, my_state) = seen
     assert len(theirs) == len(mine) > 50

@@ -131,10 +131,15 @@ class TransformerConv(nn.Module):
         if (edge_attr is None) != (self.lin_edge is None):
             given = "None" if edge_attr is None else list(edge_attr.shape)
             raise ValueError(f"TransformerConv: edge_attr must be given if edge_dim is, got {given}")
+        if edge_attr is not None:
+            shape = [edge_index.shape[1], edge_attr.shape[-1] if self.edge_dim == -1 else self.edge_dim]
+            if list(edge_attr.shape) != shape:
+                raise ValueError(f"TransformerConv: edge_attr must be {shape}, got {list(edge_attr.shape)}")
         x_source, x_target = (x, x) if isinstance(x, Tensor) else x
-        for layer, rows in ((self.lin_key, x_source), (self.lin_value, x_source), (self.lin_query, x_target)):
-            if isinstance(layer, nn.LazyLinear):
-                layer(rows[:0])
+        inputs = ((self.lin_key, x_source), (self.lin_value, x_source), (self.lin_query, x_target))
+        for layer, rows in (*inputs, (self.lin_edge, edge_attr)):
+            if isinstance(layer, nn.LazyLinear) and rows is not None:
+                layer(rows[:0])  # learns its size
         source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
         groups = None
         if not isinstance(return_attention_weights, bool) and self.dropout < 1.0:
@@ -163,7 +168,7 @@ class TransformerConv(nn.Module):
         key, value = self.lin_key.weight, self.lin_value.weight
         if edge_attr is not None and self.lin_edge is not None:
             key, value = (torch.cat([w, self.lin_edge.weight], dim=1) for w in (key, value))
-        q = self.lin_query(x_target[groups.nodes]).view(-1, H, C)
+        q = self.lin_query(x_target.index_select(0, groups.nodes)).view(-1, H, C)
         u = torch.bmm(q.transpose(0, 1), key.view(H, C, -1)).transpose(0, 1)
         bias = self.lin_key.bias
         c = q.new_zeros((len(q), H)) if bias is None else (q * bias.view(H, C)).sum(-1)

@@ -36,14 +36,14 @@ class LatestMessages(nn.Module):
         nodes, last = latest_per_node(ends, t.repeat(2), torch.arange(B, device=src.device).repeat(2))
         nodes, last = nodes.long(), last.long()
         event = last % B
-        self.other.index_copy_(0, nodes, others[last])
-        self.time.index_copy_(0, nodes, t[event])
-        self.raw.index_copy_(0, nodes, raw_msg[event])
+        for table, values, rows in ((self.other, others, last), (self.time, t, event), (self.raw, raw_msg, event)):
+            table.index_copy_(0, nodes, values.index_select(0, rows))
         return nodes
 
     def mail(self, n_id: Tensor, own: Tensor, memory: Tensor) -> Tensor:
         """`[own | memory of the other end | raw message]` of the nodes `n_id`."""
-        return torch.cat([own, memory[self.other[n_id]], self.raw[n_id]], dim=1)
+        other = memory.index_select(0, self.other.index_select(0, n_id))
+        return torch.cat([own, other, self.raw.index_select(0, n_id)], dim=1)
 
 
 class MessageStore(nn.Module):
@@ -95,7 +95,8 @@ class MessageStore(nn.Module):
     def get(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`src`, `dst`, `t` and raw messages of the events of `nodes`, node by node in their order."""
         rows = self._rows(nodes)
-        return *self.ids[rows].unbind(1), self.raw[rows]
+        src, dst, t = self.ids[rows].unbind(1)
+        return src, dst, t, self.raw[rows]
 
     def _rows(self, nodes: Tensor) -> Tensor:
         count = self.count[nodes]

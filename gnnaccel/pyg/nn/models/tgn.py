@@ -167,7 +167,7 @@ class TGNMemory(nn.Module):
     def forward(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
         """Memory `[n, D]` of the nodes `n_id`, int64 `[n]`, distinct, with pending messages in training; last updates `[n]`."""
         if not self.training:
-            return self.memory[n_id], self.last_update[n_id]
+            return self.memory.index_select(0, n_id), self.last_update.index_select(0, n_id)
         memory, last_update = self._read(n_id)
         self._computed = (self._versions(), n_id, memory.detach(), last_update)
         return memory, last_update
@@ -206,7 +206,7 @@ class TGNMemory(nn.Module):
             self._assoc[n_id] = torch.arange(len(n_id), device=n_id.device)
             row = self._assoc[nodes]
             if len(n_id) and torch.equal(n_id[row.clamp(max=len(n_id) - 1)], nodes):
-                return memory[row], last_update[row]
+                return memory.index_select(0, row), last_update.index_select(0, row)
         return self._read(nodes)
 
     def _write(self, nodes: Tensor, memory: Tensor, last_update: Tensor) -> None:
@@ -228,7 +228,7 @@ class TGNMemory(nn.Module):
         return nodes
 
     def _read(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
-        status, memory, last_update = self._status[n_id], self.memory[n_id], self.last_update[n_id]
+        status, memory, last_update = (x.index_select(0, n_id) for x in (self._status, self.memory, self.last_update))
         pending = status == PENDING
         if self.fused:
             if bool(pending.all()):
@@ -253,11 +253,12 @@ class TGNMemory(nn.Module):
         weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
         time = (self.time_enc.lin.weight[:, 0], self.time_enc.lin.bias)
         size = len(n_id) if torch.is_grad_enabled() else _CHUNK
-        out, sent = [], self._latest.time[n_id]
-        for lo in range(0, len(n_id), max(size, 1)):
+        out, sent = [], self._latest.time.index_select(0, n_id)
+        for lo in range(0, max(len(n_id), 1), max(size, 1)):
             part = slice(lo, lo + size)
             mail = self._latest.mail(n_id[part], memory[part], self.memory)
-            out.append(memory_update(mail, (sent - last_update)[part], memory[part], *time, *weights))
+            own = mail[:, : self.memory_dim]
+            out.append(memory_update(mail, (sent - last_update)[part], own, *time, *weights))
         return (out[0] if len(out) == 1 else torch.cat(out)), sent
 
     def _applied_by_modules(self, n_id: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
