@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 from gnnaccel.cli import data as data_command
 from gnnaccel.cli._common import err
 from gnnaccel.cli.classify import classify
+from gnnaccel.cli.convert import app as convert
 from gnnaccel.cli.info import info
 from gnnaccel.cli.link import evaluate, predict, train
 
@@ -29,6 +30,7 @@ app.command("predict")(predict)
 app.command("classify")(classify)
 app.command("info")(info)
 app.add_typer(data_command.app, name="data")
+app.add_typer(convert, name="convert")
 
 
 def _add_bench() -> None:

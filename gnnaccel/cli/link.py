@@ -25,13 +25,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 def train(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="Preset: tgn, tgn-2layer, tgat, jodie, dysat, apan, graphmixer, edgebank; or your own model, file.py:Class."
         ),
-    ],
+    ] = None,
     data: Data = "synthetic",
-    config: Annotated[Path | None, typer.Option(help="YAML file laid over the preset.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file laid over the preset, or a file of TGL.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Setting as key=value, e.g. train.epochs=3; repeatable.")
     ] = None,
@@ -61,6 +61,8 @@ def train(
         gnnaccel train tgat --data wikipedia --set decoder.kind=pair
 
         gnnaccel train my_model.py:MyModel --data wikipedia
+
+        gnnaccel train --config TGL/config/TGN.yml --data wikipedia
     """
     from gnnaccel.data.registry import load
     from gnnaccel.train.allocator import keep_freed_memory
@@ -69,6 +71,7 @@ def train(
     from gnnaccel.train.trainer import Interrupted, Trainer, TrainingError
 
     settings_used = load_config(model, config, settings or [])
+    model = model or settings_used.model.name
     if list_settings:
         table = Table("setting", "default", "meaning")
         for row in describe():

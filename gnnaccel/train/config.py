@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+log = logging.getLogger("gnnaccel.train")
 
 
 class ConfigError(ValueError):
@@ -210,15 +213,26 @@ def preset_names() -> list[str]:
     )
 
 
-def load_config(preset: str = "tgn", file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+def load_config(preset: str | None = "tgn", file: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """Read preset `preset` (or the defaults, for a model of your own named as file.py:Class), then `file` (YAML) over it, then
-    `key=value` strings such as `train.epochs=3` over both.
+    `key=value` strings such as `train.epochs=3` over both. A file in TGL's layout stands for itself, see `convert_tgl`; no
+    preset is needed then.
 
     Raises:
         ConfigError: unknown preset, unreadable file, unknown key or bad value; the message names it and what exists.
     """
+    from gnnaccel.train.tgl import convert_tgl, is_tgl
+
     values: dict[str, Any]
-    if ":" in preset:
+    over = {} if file is None else read_yaml(file)
+    if is_tgl(over):  # a whole configuration: nothing of the preset is left
+        values, remarks = convert_tgl(over, str(file))
+        over = {}
+        for remark in remarks:
+            log.warning("%s: %s", file, remark)
+    elif preset is None:
+        raise ConfigError("no model: name a preset, or give a configuration file of TGL")
+    elif ":" in preset:
         values = {"model": {"name": preset}}
     elif preset in preset_names():
         text = resources.files("gnnaccel.presets").joinpath(f"{preset}.yaml").read_text("utf-8")
@@ -226,13 +240,17 @@ def load_config(preset: str = "tgn", file: str | Path | None = None, overrides: 
     else:
         known = ", ".join(preset_names())
         raise ConfigError(f"unknown model {preset!r}; there is: {known}; or your own as file.py:Class")
-    if file is not None:
-        try:
-            text = Path(file).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read config {file}: {error}") from None
-        _merge(values, _parse(text, str(file)))
+    _merge(values, over)
     return override(values, overrides)
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """A YAML file of sections; `ConfigError` if it cannot be read or is something else."""
+    try:
+        text = Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read config {file}: {error}") from None
+    return _parse(text, str(file))
 
 
 def override(values: dict[str, Any], overrides: Iterable[str]) -> Config:
