@@ -129,8 +129,8 @@ def tgb_negatives(events: TemporalEvents, split: str, part: slice, dataset: Any 
 def _features(x: Any, rows: int | None) -> torch.Tensor | None:
     if x is None:
         return None
-    x = torch.as_tensor(np.asarray(x))
+    x = torch.from_numpy(np.array(x, dtype=np.float32))  # a copy: theirs may be read-only
     x = x[:, None] if x.dim() == 1 else x
     if x.dim() != 2 or x.shape[1] == 0 or (rows is not None and len(x) != rows):
         return None
-    return x.float()
+    return x

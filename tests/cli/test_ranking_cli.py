@@ -8,6 +8,7 @@ import pytest
 from gnnaccel.data import chronological_split, draw_negatives, load, write_negatives
 from gnnaccel.train import LinkTask, Trainer
 from tests.cli.test_cli import in_process  # noqa: F401
+from tests.data.test_tgb import Dataset, installed  # noqa: F401
 from tests.train.test_link import small_config
 
 DATA = "synthetic:events=1200,src=60,dst=30,seed=4"
@@ -91,3 +92,17 @@ def test_the_file_is_the_split_of_the_data(folder):
     part = chronological_split(events.t).test
     with np.load(folder / "test.npz") as file:
         assert file["t"].tolist() == events.t[part].tolist()
+
+
+def test_from_a_set_of_tgb_to_its_own_negatives(installed, tmp_path, in_process):  # noqa: F811
+    small = ("--set", "memory.dim=8", "--set", "memory.dim_time=6", "--set", "aggregator.dim=8")
+    run = tmp_path / "run"
+    done = in_process(
+        "train", "tgn", "--data", "tgb:tgbl-wiki", "--out", run, "--quiet", *small, "--set", "train.epochs=1"
+    )
+    assert done.returncode == 0, done.stderr
+    done = in_process("eval", run, "--negatives-file", "tgb", "--json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    assert results["test_candidates"] == sum(map(len, Dataset()._pickles["test"].values()))
+    assert 0 < results["test_mrr"] <= 1
