@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,9 +86,23 @@ class NegativeSampler:
             raise ValueError(f"NegativeSampler: the pool must hold at least 2 destination ids, got {len(self._pool)}")
         self.pool = torch.from_numpy(self._pool.astype(np.int64))
         self._count: int | None = None
+        # the index takes seconds and gigabytes for many millions of events, and not every sampler is ever asked
+        self._to_index: TemporalEvents | None = None
+        self._indexing = threading.Lock()
         if isinstance(events, TemporalEvents):
-            self._count = len(events)
-            self._index(events.src.numpy(), events.dst.numpy(), events.t.numpy(), events.num_nodes)
+            self._count, self._to_index = len(events), events
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_indexing": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _indexing=threading.Lock())
+
+    def _indexed(self) -> None:
+        with self._indexing:
+            if (events := self._to_index) is not None:
+                self._index(events.src.numpy(), events.dst.numpy(), events.t.numpy(), events.num_nodes)
+                self._to_index = None
 
     def _index(self, src: np.ndarray, dst: np.ndarray, t: np.ndarray, num_nodes: int) -> None:
         """A group is the events of one source at one time. `_group[e]`; `_positives`: ranks in the pool, by group."""
@@ -179,6 +195,7 @@ class NegativeSampler:
         else:
             if positives is not None:
                 raise ValueError("NegativeSampler: positives must be None for a sampler that knows the events")
+            self._indexed()
             rows, known = self._group[ids], self._positives
         out = self._random(ids, rows, known, n, epoch)
         if self.strategy == "historical":

@@ -385,7 +385,10 @@ def _unreadable(path: Path) -> DataError:
 
 
 def _checked_features(path: Path, x: Any) -> Any:
-    """Floating [rows, columns], finite. Arrays stay memory-mapped; they are read once, in pieces."""
+    """Floating [rows, columns], finite. Arrays stay memory-mapped; they are read once, in pieces.
+
+    Pieces of a mapped array are read from its file: pages touched by way of the map would all count as this process's memory.
+    """
     tensor = isinstance(x, torch.Tensor)
     if x.ndim == 1:
         x = x[:, None]
@@ -395,11 +398,18 @@ def _checked_features(path: Path, x: Any) -> Any:
         x = x.astype(np.float32)
     step = max(1, (1 << 24) // max(1, x.shape[1]))
     for i in range(0, len(x), step):
-        part = x[i : i + step]
+        part = _piece(x, i, min(i + step, len(x)))
         ok = torch.isfinite(part).all(1).numpy() if tensor else np.isfinite(part).all(1)
         if (at := col.first(~ok)) is not None:
             raise DataError(path, "a feature is not finite", "replace NaN and infinity", i + at + 1)
     return x
+
+
+def _piece(x: Any, start: int, stop: int) -> Any:
+    if not isinstance(x, np.memmap) or x.filename is None or not x.flags.c_contiguous or x.ndim != 2:
+        return x[start:stop]
+    count, offset = (stop - start) * x.shape[1], x.offset + start * x.shape[1] * x.itemsize
+    return np.fromfile(x.filename, x.dtype, count, offset=offset).reshape(stop - start, x.shape[1])
 
 
 def _load_npy(path: Path) -> np.ndarray | None:
@@ -431,6 +441,8 @@ def _read_folder(
     feat, nodes = _load_npy(path / "edge_feat.npy"), _load_npy(path / "node_feat.npy")
     file = edges[0]
     format = _detect(file)
+    if format == "npz":
+        return _renamed(_read_npz(file, names, strict, time_unit, feat, nodes), _name(path))
     if format not in ("csv", "parquet") or (feat is None and nodes is None):
         format = "tgb" if "_edgelist" in file.name and format == "csv" else format
         events = read_events(file, format=format, **names, features=features, strict=strict, time_unit=time_unit)
@@ -468,7 +480,13 @@ def _array_ids(path: Path, x: np.ndarray, what: str) -> Any:
 
 
 def _from_arrays(
-    path: Path, arrays: dict[str, Any], names: dict[str, str], strict: bool, unit: str | None
+    path: Path,
+    arrays: dict[str, Any],
+    names: dict[str, str],
+    strict: bool,
+    unit: str | None,
+    edge_feat: np.ndarray | None = None,
+    node_feat: np.ndarray | None = None,
 ) -> TemporalEvents:
     for k in ("src", "dst", "t"):
         if names[k] not in arrays:
@@ -493,8 +511,10 @@ def _from_arrays(
         if label.shape != (len(t),):
             raise DataError(path, f"{names['label']} has shape {list(label.shape)}", f"it must be ({len(t)},)")
         label = col.label_column(col.Table(pa.table({"label": label}), path), "label")
-    feat = arrays.get("edge_feat", arrays.get("msg"))
-    nodes = arrays.get("node_feat")
+    if edge_feat is None and (x := arrays.get("edge_feat", arrays.get("msg"))) is not None:
+        edge_feat = _checked_features(path, x)
+    if node_feat is None and (x := arrays.get("node_feat")) is not None:
+        node_feat = _checked_features(path, x)
     ids = arrays.get("node_ids")
     return _finish(
         path,
@@ -503,14 +523,21 @@ def _from_arrays(
         t,
         strict=strict,
         label=label,
-        edge_feat=None if feat is None else _checked_features(path, feat),
-        node_feat=None if nodes is None else _checked_features(path, nodes),
+        edge_feat=edge_feat,
+        node_feat=node_feat,
         node_ids=None if ids is None else ids,
         time_unit=unit or date_unit,
     )
 
 
-def _read_npz(path: Path, names: dict[str, str], strict: bool, time_unit: str | None) -> TemporalEvents:
+def _read_npz(
+    path: Path,
+    names: dict[str, str],
+    strict: bool,
+    time_unit: str | None,
+    edge_feat: np.ndarray | None = None,
+    node_feat: np.ndarray | None = None,
+) -> TemporalEvents:
     try:
         with open(path, "rb") as raw:
             f = np.load(raw, allow_pickle=False)
@@ -524,7 +551,8 @@ def _read_npz(path: Path, names: dict[str, str], strict: bool, time_unit: str | 
         raise DataError(
             path, f"not readable as npz ({e})", "save it with numpy.savez; object arrays are refused"
         ) from None
-    return _from_arrays(path, arrays, names, strict, time_unit)
+    # features in files of their own are already checked, and stay mapped
+    return _from_arrays(path, arrays, names, strict, time_unit, edge_feat, node_feat)
 
 
 def _read_pt(path: Path, strict: bool, time_unit: str | None) -> TemporalEvents:

@@ -10,7 +10,7 @@ from torch import Tensor
 from gnnaccel.graph.block import Block, temporal_sample
 from gnnaccel.graph.semantics import TimeSemantics
 from gnnaccel.graph.temporal import TemporalGraph
-from gnnaccel.ops import unique_nodes
+from gnnaccel.ops import gather_rows, unique_nodes
 from gnnaccel.ops.temporal_sample import STRATEGIES
 
 
@@ -107,6 +107,26 @@ class TemporalBatch:
     def nbr_row(self) -> Tensor:
         """Row of each neighbour of the roots in the table that the last hop reads, `[R, K]`."""
         return self.hops[-1].nbr_row
+
+    def gather_edges(self, edge_feat: Tensor, dtype: torch.dtype) -> tuple[TemporalBatch, Tensor]:
+        """The batch with events numbered anew, and a table `[n, dim_edge]` of just its events' features, in `dtype`.
+
+        So a table of all events may be of a smaller dtype than the model computes in, and memory-mapped: what is read of it are
+        the rows of this batch.
+        """
+        hops = [hop for chain in self.chains for hop in chain]
+        if not hops:
+            return self, edge_feat[:0].to(dtype)
+        ids = torch.cat([hop.block.eid.reshape(-1) for hop in hops])
+        distinct, row = unique_nodes(ids)  # by hashing: a table of all events would cost more the longer the history
+        rows = iter(row.split([hop.block.eid.numel() for hop in hops]))
+
+        def renumbered(hop: Hop) -> Hop:
+            eid = next(rows).reshape(hop.block.eid.shape)
+            return replace(hop, block=replace(hop.block, eid=eid))
+
+        chains = tuple(tuple(renumbered(hop) for hop in chain) for chain in self.chains)
+        return replace(self, chains=chains), gather_rows(edge_feat, distinct, dtype=dtype)
 
     def to(self, device: torch.device | str) -> TemporalBatch:
         moved = {

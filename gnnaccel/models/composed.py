@@ -102,7 +102,12 @@ class ComposedModel(TemporalModel):
         edge_feat: Tensor | None = None,
         read: Callable[[Tensor, Tensor | None, int], tuple[Tensor, Tensor]] | None = None,
     ) -> tuple[Tensor, MemoryRows | None]:
-        """As of any model; `read` is where memory rows come from, `self.read` by default."""
+        """As of any model; `read` is where memory rows come from, `self.read` by default.
+
+        Edge features of another dtype than the model's, say float16 in a memory-mapped file, are converted a batch at a time.
+        """
+        if edge_feat is not None and edge_feat.dtype != (dtype := next(self.parameters()).dtype):
+            batch, edge_feat = batch.gather_edges(edge_feat, dtype)
         if self.memory is None:
             x = None if self.node_feat is None else gather_rows(self.node_feat, batch.nodes)
             if x is None:
