@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,9 +107,14 @@ def markdown(documents: Sequence[Mapping[str, Any]], everything: bool = False) -
 
 def picture(documents: Sequence[Mapping[str, Any]], path: Path, theme: str = "light") -> None:
     """Draw the bars. The same documents and matplotlib give the same bytes."""
+    with fixed_style():
+        _draw(list(items(documents)), footnote(documents), path, THEMES[theme])
+
+
+def fixed_style() -> AbstractContextManager[None]:
+    """matplotlib as it comes: the user's matplotlibrc must not show, and the salt makes SVG ids constant."""
     import matplotlib as mpl
 
-    # the user's matplotlibrc must not show; the salt and the missing date make SVG ids and metadata constant
     style: dict[str, Any] = {
         **{k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")},
         "svg.hashsalt": "gnnaccel",
@@ -117,8 +123,14 @@ def picture(documents: Sequence[Mapping[str, Any]], path: Path, theme: str = "li
         "font.size": 10,
     }
     style = {k: v for k, v in style.items() if k in mpl.rcParams and k not in ("date.epoch",)}
-    with mpl.rc_context(style):
-        _draw(list(items(documents)), footnote(documents), path, THEMES[theme])
+    return mpl.rc_context(style)
+
+
+def save(figure: Any, path: Path, ground: str) -> None:
+    """Write a figure, .svg or .png, without a date."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
+    figure.savefig(path, dpi=160, facecolor=ground, metadata=metadata)
 
 
 def _draw(pairs: list[Item], note: str, path: Path, color: Mapping[str, str]) -> None:
@@ -201,9 +213,7 @@ def _draw(pairs: list[Item], note: str, path: Path, color: Mapping[str, str]) ->
     legend = "dashed: as fast; lines: 20th to 80th percentile of turns in one run"
     figure.text(0.02, 0.27 / height, legend, color=color["muted"], size=8)
     figure.text(0.02, 0.1 / height, note, color=color["muted"], size=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, dpi=160, facecolor=color["ground"], metadata=metadata)
+    save(figure, path, color["ground"])
 
 
 def dark_twin(path: Path) -> Path:

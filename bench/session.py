@@ -1,9 +1,9 @@
 """End to end: latency of a `Session` on a stream of Wikipedia's size with 172 edge features.
 
-`score_1x1000`: one source against 1,000 candidates at a time after the last event, memory up to date; the peer is the trainer's
-`LinkTask.probabilities`, which applies pending mail anew for each question. `score_after_ingest`: the same question just after one
-event, which must first reach memory. `ingest_1` and `ingest_200`: one call, each of which lets the events of the call before reach
-memory. Weights are random: they do not change the time.
+`score_1x1000`: one source against 1,000 candidates at a time after the last event, memory up to date; the peer is the
+trainer's `LinkTask.probabilities`, which applies pending mail anew for each question. `score_after_ingest`: the same question just
+after one event, which must first reach memory. `ingest_1` and `ingest_200`: one call, each of which lets the events of the call
+before reach memory. Weights are random: they do not change the time.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gnnaccel.bench.harness import EndToEnd, Row, Runner, register_end_to_end
 from gnnaccel.bench.tgn import DIM, HEADS, NEIGHBORS, load_stream
 
 CANDIDATES = 1000
+CALLS = 400
 
 
 def run(runner: Runner) -> Iterator[Row]:
@@ -29,7 +30,7 @@ def run(runner: Runner) -> Iterator[Row]:
     settings = runner.settings
     events = load_stream(settings.data, settings).events
     small = settings.correctness_only
-    calls = 5 if small else 100 if settings.quick else 400
+    calls = 5 if small else CALLS // 4 if settings.quick else CALLS
     values = {
         **{f"{part}.dim": DIM for part in ("memory", "aggregator")},
         **{f"{part}.dim_time": DIM for part in ("memory", "aggregator")},
