@@ -180,10 +180,11 @@ def picture(found: dict[str, Any], path: Path, theme: str = "light") -> None:
             side.set_visible(False)
         title = f"A training batch of {found['batch_size']} events, by events of history"
         figure.text(0.02, 0.92, title, color=color["text"], size=11, weight="bold")
+        gib = {k: found[f"{k}_bytes"] / 2**30 for k in ("feature", "peak_rss", "peak_own")}
         note = (
             f"TGN, {found['nodes'] / 1e6:.3g}M nodes, {found['features']} edge features in a {found['feature_dtype']} "
-            f"file of {found['feature_bytes'] / 2**30:.1f} GiB;\npeak memory {found['peak_rss_bytes'] / 2**30:.1f} GiB, of which own "
-            f"{found['peak_own_bytes'] / 2**30:.1f} GiB; {found['environment']['threads']} threads. Lines: 20th to 80th percentile"
+            f"file of {gib['feature']:.1f} GiB;\npeak memory {gib['peak_rss']:.1f} GiB, of which own {gib['peak_own']:.1f} "
+            f"GiB; {found['environment']['threads']} threads. Lines: 20th to 80th percentile"
         )
         figure.text(0.02, 0.03, note, color=color["muted"], size=8)
         save(figure, path, color["ground"])

@@ -1,9 +1,9 @@
 """End to end: latency of a `Session` on a stream of Wikipedia's size with 172 edge features.
 
 `score_1x1000`: one source against 1,000 candidates at a time after the last event, memory up to date; the peer is the
-trainer's `LinkTask.probabilities`, which applies pending mail anew for each question. `score_after_ingest`: the same question just
-after one event, which must first reach memory. `ingest_1` and `ingest_200`: one call, each of which lets the events of the call
-before reach memory. Weights are random: they do not change the time.
+trainer's `LinkTask.probabilities`, which applies pending mail anew for each question. `score_after_ingest`: the same question
+just after one event, which must first reach memory. `ingest_1` and `ingest_200`: one call, each of which lets the events of the
+call before reach memory. Weights are random: they do not change the time.
 """
 
 from __future__ import annotations
