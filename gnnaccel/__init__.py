@@ -22,7 +22,7 @@ from gnnaccel.ops import (
 )
 
 if TYPE_CHECKING:
-    from gnnaccel import data, models, nn, ops, pyg, train
+    from gnnaccel import data, leakcheck, models, nn, ops, pyg, train
 
 __version__ = "0.1.0"
 
@@ -34,6 +34,7 @@ __all__ = [
     "data",
     "gather_rows",
     "latest_per_node",
+    "leakcheck",
     "mailbox_attention",
     "memory_update",
     "models",
@@ -52,6 +53,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # these packages load when they are first named, so that importing an op costs no more than the op
-    if name in ("data", "models", "nn", "pyg", "train"):
+    if name in ("data", "leakcheck", "models", "nn", "pyg", "train"):
         return importlib.import_module(f"gnnaccel.{name}")
     raise AttributeError(f"module 'gnnaccel' has no attribute {name!r}")

@@ -14,6 +14,7 @@ from gnnaccel.cli._common import err
 from gnnaccel.cli.classify import classify
 from gnnaccel.cli.convert import app as convert
 from gnnaccel.cli.info import info
+from gnnaccel.cli.leakcheck import leakcheck
 from gnnaccel.cli.link import evaluate, predict, train
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("classify")(classify)
+app.command("leakcheck")(leakcheck)
 app.command("info")(info)
 app.add_typer(data_command.app, name="data")
 app.add_typer(convert, name="convert")

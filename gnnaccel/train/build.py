@@ -150,12 +150,21 @@ def _resolve(setting: str, name: str, known: dict[str, Callable[..., Any]]) -> C
         if name not in known:
             raise ConfigError(f"setting {setting}: must be one of {', '.join(known)}, or module:Class, got {name!r}")
         return known[name]
+    return resolve_own(f"setting {setting}", name)
+
+
+def resolve_own(what: str, name: str) -> Any:
+    """What `name` (package.module:attribute or file.py:attribute) stands for; `what` names it in errors.
+
+    Raises:
+        ConfigError: It cannot be imported.
+    """
     place, _, attribute = name.rpartition(":")
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
         return getattr(module, attribute)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
-        raise ConfigError(f"setting {setting}: cannot load {name!r}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{what}: cannot load {name!r}: {' '.join(str(error).split())}") from None
 
 
 def _import_file(path: Path):
