@@ -28,6 +28,7 @@ from gnnaccel.bench.device import environment
 if TYPE_CHECKING:
     from gnnaccel.data.events import TemporalEvents
 
+BASE_BATCH = 200  # of evaluation, and where the learning rate is as given
 SCHEDULES = ("plain", "chunks", "exact")
 FIGURES = ("ap", "auc", "mrr", "ap_historical", "inductive_ap")
 
@@ -88,14 +89,16 @@ def staleness(
     schedules: Annotated[str, typer.Option(help="Some of plain, chunks, exact, with commas.")] = "plain,chunks,exact",
     chunk: Annotated[int, typer.Option(help="Events a chunk; must divide the batch sizes.", min=1)] = 200,
     seeds: Annotated[int, typer.Option(help="Number of seeds, 0, 1, ...", min=1)] = 1,
-    lr: Annotated[float, typer.Option(help="Adam's step size at the smallest batch.", min=0)] = 1e-4,
+    lr: Annotated[float, typer.Option(help="Adam's step size at batch 200.", min=0)] = 1e-4,
     lr_power: Annotated[
         float, typer.Option(help="It grows with this power of the batch size: 0 = not, 1 = as it.")
     ] = 0.5,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's default.", min=0)] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Further settings, key=value.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all runs here, after each.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all runs here, after each; those in it stay.")
+    ] = None,
 ) -> None:
     """Train TGN at several batch sizes on several schedules, and test all in the same way.
 
@@ -114,15 +117,26 @@ def staleness(
         events = load(data)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    runs: list[dict[str, Any]] = []
+    header = {
+        "data": events.name,
+        "epochs": epochs,
+        "chunk": chunk,
+        "lr": lr,
+        "lr_batch": BASE_BATCH,
+        "lr_power": lr_power,
+        "eval_batch": BASE_BATCH,
+        "settings": settings or [],
+    }
+    runs = _earlier(json_file, header)
+    done = {(r["batch"], r["schedule"], r["seed"]) for r in runs}
     for seed in range(seeds):
         for batch in sizes:
             for schedule in names:
-                if schedule == "chunks" and batch == chunk:
+                if (schedule == "chunks" and batch == chunk) or (batch, schedule, seed) in done:
                     continue  # one chunk is the plain grid
-                rate = lr * (batch / min(sizes)) ** lr_power
+                rate = lr * (batch / BASE_BATCH) ** lr_power
                 base = [f"train.epochs={epochs}", f"train.patience={epochs}", f"train.seed={seed}"]
-                base += [f"train.learning_rate={rate}", f"eval.batch_size={min(sizes)}", "eval.negatives=20"]
+                base += [f"train.learning_rate={rate}", f"eval.batch_size={BASE_BATCH}", "eval.negatives=20"]
                 found = train(data, events, batch, schedule, chunk, [*base, *(settings or [])], where)
                 runs.append({"batch": batch, "schedule": schedule, "seed": seed, **found})
                 console.print(
@@ -131,10 +145,7 @@ def staleness(
                     highlight=False,
                 )
                 if json_file is not None:
-                    _write(json_file, {
-                        "data": events.name, "epochs": epochs, "chunk": chunk, "lr": lr, "lr_power": lr_power,
-                        "eval_batch": min(sizes), "settings": settings or [], "environment": environment(where), "runs": runs,
-                    })  # fmt: skip
+                    _write(json_file, {**header, "environment": environment(where), "runs": runs})
     table = Table(title=f"TGN on {events.name}, {epochs} epochs, {seeds} seed(s)", title_justify="left")
     for head in ("batch", "schedule", "staleness", "AP", "AUC", "MRR", "s/epoch"):
         table.add_column(head, justify="left" if head == "schedule" else "right")
@@ -148,6 +159,16 @@ def _size(text: str, chunk: int) -> int:
     if not text.strip().isdigit() or int(text) < chunk or int(text) % chunk:
         raise typer.BadParameter(f"--batches: each must be a multiple of --chunk ({chunk}), got {text.strip()!r}")
     return int(text)
+
+
+def _earlier(path: Path | None, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs in `path`, so that a stopped experiment goes on."""
+    if path is None or not path.exists():
+        return []
+    document = json.loads(path.read_text())
+    if differing := [k for k, v in header.items() if document.get(k) != v]:
+        raise typer.BadParameter(f"--json: {path} holds runs with another {differing[0]}; name another file")
+    return document["runs"]
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:
