@@ -25,7 +25,8 @@ class Sampling:
         window: Only events at most this long before the query (None: all). With snapshots, the length of one.
         hop_time: Time at which the neighbours of a neighbour are asked for: of the "edge" that led there, or of the "root".
         snapshots: Ranges of time that are sampled apart: snapshot j asks at time t - j * window.
-        ends_only: Sample for the ends of the batch's events alone, not for candidates.
+        ends_only: Sample for the ends of the batch's events alone, not for candidates, and give the neighbours no rows: for
+            models that send mail to neighbours and read none. One hop.
         per_time: Rows of the node table are distinct (node, time) pairs instead of nodes, for models whose input to the
             first layer depends on the time of the query.
     """
@@ -45,6 +46,8 @@ class Sampling:
             raise ValueError(f"Sampling: fanouts must be at least 1, got {list(self.fanouts)}")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"Sampling: strategy must be one of {list(STRATEGIES)}, got {self.strategy!r}")
+        if self.ends_only and len(self.fanouts) > 1:
+            raise ValueError(f"Sampling: fanouts must have one hop with ends_only, got {list(self.fanouts)}")
         if self.snapshots < 1:
             raise ValueError(f"Sampling: snapshots must be at least 1, got {self.snapshots}")
         if self.snapshots > 1 and self.window is None:
@@ -170,12 +173,15 @@ def build_batch(
         chains.append(_sample_chain(graph, roots, at, sampling, window, event_ids, ends, 16 * j, how))
     # all chains end in one table of nodes
     asked = _Points(roots, times, None)
-    leaves = [asked, *(p for _, points in chains for p in points if p.nodes is not roots)]
-    table, rows = _number(leaves, graph.num_nodes, sampling.per_time)
+    read = [] if sampling.ends_only else [p for _, points in chains for p in points if p.nodes is not roots]
+    table, rows = _number([asked, *read], graph.num_nodes, sampling.per_time)
     root_row, rest = rows[0], iter(rows[1:])
     hops = []
     for chain, points in chains:
-        if points:
+        if points and sampling.ends_only:
+            block = chain[0].block
+            chain = (Hop(block, root_row[: len(block.count)], torch.full_like(block.nbr, -1, dtype=torch.int64)),)
+        elif points:
             inner, block = points[0], chain[0].block
             inner_row = root_row if inner.nodes is roots else next(rest)
             chain = (Hop(block, inner_row, next(rest).reshape(block.nbr.shape)), *chain[1:])

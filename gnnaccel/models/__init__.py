@@ -1,5 +1,6 @@
 """Reference models, made of `gnnaccel.nn` modules."""
 
+from gnnaccel.models.apan import APAN
 from gnnaccel.models.base import TemporalModel
 from gnnaccel.models.composed import ComposedModel
 from gnnaccel.models.dysat import DySAT
@@ -9,4 +10,4 @@ from gnnaccel.models.jodie import JODIE
 from gnnaccel.models.tgat import TGAT
 from gnnaccel.models.tgn import TGN
 
-__all__ = ["JODIE", "TGAT", "TGN", "ComposedModel", "DySAT", "EdgeBank", "GraphMixer", "TemporalModel"]
+__all__ = ["APAN", "JODIE", "TGAT", "TGN", "ComposedModel", "DySAT", "EdgeBank", "GraphMixer", "TemporalModel"]

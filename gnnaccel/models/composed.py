@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from gnnaccel.graph.batch import Sampling, TemporalBatch
 from gnnaccel.models.base import TemporalModel
-from gnnaccel.nn import Linear, Mailbox, NodeMemory
+from gnnaccel.nn import Linear, Mailbox, NodeMemory, deliver_mails, end_mails, neighbor_mails
+from gnnaccel.nn.delivery import COMBINE
 from gnnaccel.ops import gather_rows, latest_per_node
 from gnnaccel.ops._commit_events import commit_events
+
+DELIVER = ("self", "neighbors")
 
 
 class MemoryRows(NamedTuple):
@@ -26,9 +29,10 @@ class MemoryRows(NamedTuple):
 class ComposedModel(TemporalModel):
     """Memory that mail updates, then an aggregator over sampled neighbours; every part can be exchanged.
 
-    A node's mail is `[memory_self | memory_other | edge feature]` of its last event. The mail is applied when the node is
-    next read (`embed`) and stored when the node next has an event (`commit`), so gradients reach the updater through every
-    prediction. Events of a batch see the memory from before the batch, and neighbours as the sampler's semantics allow.
+    A node's mail is `[memory_self | memory_other | edge feature]` of one of its events. Mail is applied when the node is next
+    read (`embed`), and what comes of it is stored when the node next has an event (`commit`), so gradients reach the updater
+    through every prediction. Events of a batch see the memory from before the batch, and neighbours as the sampler's semantics
+    allow.
 
     Args:
         num_nodes: Number of nodes N.
@@ -38,6 +42,8 @@ class ComposedModel(TemporalModel):
         updater: Module with `dim_memory` and `read(memory, mailbox, nodes, times, seed)`, or None for a model without memory.
             With an attribute `timeless` that is true, what it reads must not depend on `times` and `seed`.
         slots: Mails a node keeps.
+        deliver: Who gets an event's mail: "self", its ends, or "neighbors", their sampled neighbours too.
+        combine: What a node keeps of the mails it gets in one batch: the "last" or the "mean" (see `nn.deliver`).
         dim_edge: Size of an edge feature, 0 for none.
         node_feat: Node features `[N, dim_node]`: mapped to the memory's size and added to it, or, without memory, the
             aggregator's input itself. None: memory alone.
@@ -57,6 +63,8 @@ class ComposedModel(TemporalModel):
         decoder: nn.Module,
         updater: Any = None,
         slots: int = 1,
+        deliver: str = "self",
+        combine: str = "last",
         dim_edge: int = 0,
         node_feat: Tensor | None = None,
         time_dtype: torch.dtype = torch.int64,
@@ -65,6 +73,10 @@ class ComposedModel(TemporalModel):
         name = type(self).__name__
         if node_feat is not None and node_feat.shape[0] != num_nodes:
             raise ValueError(f"{name}: node_feat must have {num_nodes} rows, one a node, got {node_feat.shape[0]}")
+        for option, given, known in (("deliver", deliver, DELIVER), ("combine", combine, COMBINE)):
+            if given not in known:
+                raise ValueError(f"{name}: {option} must be one of {list(known)}, got {given!r}")
+        self.deliver, self.combine = deliver, combine
         self.sampling = sampling
         self.dim_node = 0 if node_feat is None else node_feat.shape[1]
         self.memory: NodeMemory | None = None
@@ -144,7 +156,7 @@ class ComposedModel(TemporalModel):
             return
         ends = slice(0, 2 * len(event_ids))
         nodes, times, row = batch.roots[ends], batch.times[ends], batch.root_row[ends]
-        if self.mailbox.slots == 1:
+        if (self.mailbox.slots, self.deliver, self.combine) == (1, "self", "last"):
             commit_events(
                 self.memory.memory,
                 self.memory.last_update,
@@ -160,14 +172,10 @@ class ComposedModel(TemporalModel):
                 edge_feat=edge_feat,
             )
             return
-        B = len(event_ids)
         nodes, last = latest_per_node(nodes, times, event_ids.repeat(2))
-        own, other = row[last], row[(last + B) % (2 * B)]
-        self.memory.update(nodes, rows.memory[own], rows.last_update[own])
-        mail = [rows.memory[own], rows.memory[other]]
-        if edge_feat is not None:
-            mail.append(gather_rows(edge_feat, event_ids[last % B], dtype=mail[0].dtype))
-        self.mailbox.store(nodes, torch.cat(mail, dim=1), times[last])
+        self.memory.update(nodes, rows.memory[row[last]], rows.last_update[row[last]])
+        mails = (neighbor_mails if self.deliver == "neighbors" else end_mails)(batch, event_ids)
+        deliver_mails(self.mailbox, mails, rows.memory, edge_feat, self.combine)
 
     @torch.no_grad()
     def grow(self, num_nodes: int, node_feat: Tensor | None = None) -> None:

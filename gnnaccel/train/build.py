@@ -22,6 +22,7 @@ from gnnaccel.nn import (
     DotDecoder,
     IdentityAggregator,
     LinkDecoder,
+    MailboxAttention,
     MeanAggregator,
     MemoryUpdater,
     MixerAggregator,
@@ -31,6 +32,7 @@ from gnnaccel.train.config import Config, ConfigError
 
 UPDATERS: dict[str, Callable[..., nn.Module]] = {
     "gru": lambda dim_mail, dim_time, dim_memory, **_: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="gru"),
+    "attention": MailboxAttention,
     "rnn": lambda dim_mail, dim_time, dim_memory, **_: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="rnn"),
 }
 AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
@@ -73,7 +75,8 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
     updater = None
     if m.updater != "none":
         make = _resolve("memory.updater", m.updater, UPDATERS)
-        updater = _call("memory.updater", make, 2 * m.dim + dim_edge, m.dim_time, m.dim, **m.options)
+        own = {"heads": m.heads, "dropout": m.dropout} if m.updater == "attention" else {}
+        updater = _call("memory.updater", make, 2 * m.dim + dim_edge, m.dim_time, m.dim, **own, **m.options)
     dim_node = 0 if common["node_feat"] is None else common["node_feat"].shape[1]
     sampling: Sampling = common["sampling"]
     aggregator = _call(
@@ -99,6 +102,8 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
         aggregator=aggregator,
         decoder=_call("decoder.kind", decoder, a.dim, **config.decoder.options),
         slots=config.mailbox.slots,
+        deliver=config.mailbox.deliver,
+        combine=config.mailbox.combine,
         time_dtype=events.t.dtype,
     )
 
@@ -111,7 +116,19 @@ def sampling_of(config: Config, events: TemporalEvents) -> Sampling:
         span = (events.t[train.stop - 1] - events.t[0]).item()
         window = float(window.removesuffix("%")) / 100 * span
         window = window if events.t.dtype.is_floating_point else max(round(window), 1)
-    return Sampling(tuple(s.neighbors), s.strategy, s.replace, window, s.hop_time, s.snapshots)
+    # 'identity' reads no neighbours: they are there to get mail. And its rows may be of a node at a time, on which the age of a
+    # mail depends; other aggregators read a node once, at the time of its newest mail.
+    identity = config.aggregator.kind == "identity"
+    return Sampling(
+        tuple(s.neighbors),
+        s.strategy,
+        s.replace,
+        window,
+        s.hop_time,
+        s.snapshots,
+        ends_only=identity and config.mailbox.deliver == "neighbors" and len(s.neighbors) == 1,
+        per_time=identity and config.memory.updater == "attention",
+    )
 
 
 def feature_kind(config: Config, events: TemporalEvents) -> str:

@@ -80,9 +80,11 @@ class SamplerConfig(_Section):
 class MemoryConfig(_Section):
     """The memory of a node."""
 
-    updater: str = Field(default="gru", description="'none' (no memory), 'gru', 'rnn'" + OWN)
+    updater: str = Field(default="gru", description="'none' (no memory), 'gru', 'rnn', 'attention'" + OWN)
     dim: int = Field(default=100, ge=1, description="size of a node's memory")
     dim_time: int = Field(default=100, ge=1, description="size of the time encoding in the updater")
+    heads: int = Field(default=2, ge=1, description="heads of 'attention'; must divide memory.dim")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout of 'attention' and of its output")
     options: Options = Field(default_factory=dict, description="further keyword arguments of the updater")
 
 
@@ -90,6 +92,12 @@ class MailboxConfig(_Section):
     """The mails that wait for a node."""
 
     slots: int = Field(default=1, ge=1, le=1024, description="mails a node keeps; 'gru' and 'rnn' read one")
+    deliver: Literal["self", "neighbors"] = Field(
+        default="self", description="who gets an event's mail: its ends, or their sampled neighbours too"
+    )
+    combine: Literal["last", "mean"] = Field(
+        default="last", description="what a node keeps of the mails it gets in one batch"
+    )
 
 
 class AggregatorConfig(_Section):
@@ -301,6 +309,10 @@ def _check_parts(config: Config) -> None:
         raise ConfigError("aggregator.time_projection needs aggregator.kind 'identity' and a memory")
     if m.updater in ("gru", "rnn") and config.mailbox.slots != 1:
         raise ConfigError(f"mailbox.slots must be 1 for memory.updater {m.updater!r}, got {config.mailbox.slots}")
+    if m.updater == "attention" and m.dim % m.heads:
+        raise ConfigError(f"memory.heads must divide memory.dim ({m.dim}), got {m.heads}")
+    if config.mailbox.deliver == "neighbors" and not s.neighbors:
+        raise ConfigError("sampler.neighbors must not be empty for mailbox.deliver 'neighbors'")
 
 
 def _check_schedule(config: Config) -> None:

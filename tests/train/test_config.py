@@ -33,6 +33,12 @@ def test_file_goes_over_preset_and_set_over_file(tmp_path):
         (["sampler.window=-5%"], "setting sampler.window: .*must be a time above 0"),
         (["sampler.snapshots=3"], "sampler.window must be given for sampler.snapshots=3"),
         (["mailbox.slots=2"], "mailbox.slots must be 1 for memory.updater 'gru', got 2"),
+        (["mailbox.deliver=all"], "setting mailbox.deliver: .*'self' or 'neighbors'.*got 'all'"),
+        (["memory.updater=attention", "memory.heads=3"], r"memory.heads must divide memory.dim \(100\), got 3"),
+        (
+            ["aggregator.kind=identity", "sampler.neighbors=[]", "mailbox.deliver=neighbors"],
+            "sampler.neighbors must not be empty for mailbox.deliver 'neighbors'",
+        ),
         (["aggregator.time_projection=jodie"], "needs aggregator.kind 'identity' and a memory"),
         (["aggregator.kind=mixer", "sampler.neighbors=[5, 5]"], "must have one hop for aggregator.kind 'mixer'"),
         (["data.val_fraction=0.5", "data.test_fraction=0.5"], "must leave events to train on"),
