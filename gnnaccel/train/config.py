@@ -329,6 +329,8 @@ def _check_schedule(config: Config) -> None:
         if ":" in config.model.name or m.updater not in ("gru", "rnn"):
             given = config.model.name if ":" in config.model.name else f"memory.updater {m.updater!r}"
             raise ConfigError(f"{name} needs a model of ours with memory.updater 'gru' or 'rnn', got {given}")
+        if (config.mailbox.deliver, config.mailbox.combine) != ("self", "last"):
+            raise ConfigError(f"{name} needs mailbox.deliver 'self' and mailbox.combine 'last'")
         if len(s.neighbors) > 1 or s.snapshots > 1:
             raise ConfigError(f"{name} needs one hop of sampler.neighbors or none, and sampler.snapshots=1")
         if config.data.semantics not in ("strict", "inclusive", "by_event_id"):

@@ -33,6 +33,10 @@ def test_file_goes_over_preset_and_set_over_file(tmp_path):
         (["sampler.window=-5%"], "setting sampler.window: .*must be a time above 0"),
         (["sampler.snapshots=3"], "sampler.window must be given for sampler.snapshots=3"),
         (["mailbox.slots=2"], "mailbox.slots must be 1 for memory.updater 'gru', got 2"),
+        (
+            ["train.exact=true", "mailbox.combine=mean"],
+            "train.exact needs mailbox.deliver 'self' and mailbox.combine 'last'",
+        ),
         (["mailbox.deliver=all"], "setting mailbox.deliver: .*'self' or 'neighbors'.*got 'all'"),
         (["memory.updater=attention", "memory.heads=3"], r"memory.heads must divide memory.dim \(100\), got 3"),
         (
