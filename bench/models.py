@@ -123,6 +123,7 @@ def models(
     batch_size: Annotated[int, typer.Option(min=1, help="Events a batch.")] = 200,
     learning_rate: Annotated[float, typer.Option(help="Adam's step size.")] = 1e-3,
     time_only: Annotated[bool, typer.Option("--time-only", help="Measure the seconds of runs that are there.")] = False,
+    accuracy_only: Annotated[bool, typer.Option("--accuracy-only", help="Do not measure seconds.")] = False,
     json_file: Annotated[
         Path, typer.Option("--json", help="Results, written after each run; those in it are kept.")
     ] = Path("bench/results/cpu-2t/models.json"),
@@ -164,6 +165,8 @@ def models(
                     document["runs"].append({"data": events.name, **train(m, d, seed, events, base, say)})
                     write(json_file, document)
         for m, d in wanted:
+            if accuracy_only:
+                break
             place = f"{events.name}/{m}/{d}"
             if time_only or place not in document["seconds"]:
                 document["seconds"][place] = round(seconds_an_epoch(m, d, events, base), 2)
