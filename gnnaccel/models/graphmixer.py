@@ -28,7 +28,7 @@ class GraphMixer(ComposedModel):
         node_feat: Tensor | None = None,
         dim_time: int = 100,
         dim_embed: int = 100,
-        neighbors: int = 20,
+        neighbors: int = 10,
         window: int | float | None = None,
     ) -> None:
         super().__init__(
