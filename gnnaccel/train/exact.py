@@ -44,7 +44,12 @@ def event_groups(t: Tensor, semantics: str) -> Tensor:
 
 
 def exact_embed(
-    model: ComposedModel, batch: TemporalBatch, event_ids: Tensor, group: Tensor, edge_feat: Tensor | None = None
+    model: ComposedModel,
+    batch: TemporalBatch,
+    event_ids: Tensor,
+    group: Tensor,
+    edge_feat: Tensor | None = None,
+    edges: Tensor | None = None,
 ) -> tuple[Tensor, ExactRows]:
     """Embeddings `[R, dim_embed]` of a batch's roots as if its groups of events happened one after the other.
 
@@ -54,6 +59,7 @@ def exact_embed(
         event_ids: Event ids `[B]`.
         group: Group of each event, int64 `[B]`, not decreasing: `event_groups`.
         edge_feat: Features of all edges by event id, or None.
+        edges: Features that `batch` refers to, if it was numbered anew (`TemporalBatch.gather_edges`).
 
     Gradients: as of the sum over predictions with one group a batch and unchanged weights: through the read of a prediction's
     own nodes, not through stored state.
@@ -93,7 +99,7 @@ def exact_embed(
     versions = torch.cat([old, new]), torch.cat([old_update, new_update])
     hops = tuple(Hop(hop.block, levels.root_version, levels.nbr_version) for hop in batch.hops)
     batch = replace(batch, nodes=nodes, root_row=levels.root_version, chains=(hops,))
-    return model.embed(batch, edge_feat, read=lambda *_: versions)[0], rows
+    return model.embed(batch, edge_feat if edges is None else edges, read=lambda *_: versions)[0], rows
 
 
 @torch.no_grad()

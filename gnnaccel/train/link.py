@@ -44,6 +44,7 @@ class Step(NamedTuple):
     events: slice
     negatives: int  # candidates a positive
     pairs: Tensor | None = None  # what each source has had with its destination and candidates, [B, 1 + C, .]
+    edges: Tensor | None = None  # features that the batch refers to, instead of those of all events: see `gather`
 
 
 @dataclass
@@ -159,11 +160,24 @@ class LinkTask:
 
     def _embed(self, step: Step, exact: bool) -> tuple[Tensor, Any]:
         """Embeddings of the roots of `step`, and what to commit."""
+        edges = self.edge_feat if step.edges is None else step.edges
         if not exact:
-            return self.model.embed(step.batch, self.edge_feat)
+            return self.model.embed(step.batch, edges)
         ids = torch.arange(step.events.start, step.events.stop, device=self.device)
         groups = event_groups(self.t[step.events], self.config.data.semantics)
-        return exact_embed(self.model, step.batch, ids, groups, self.edge_feat)  # type: ignore[arg-type]
+        return exact_embed(self.model, step.batch, ids, groups, self.edge_feat, edges)  # type: ignore[arg-type]
+
+    @property
+    def gathers(self) -> bool:
+        """Whether edge features are of another dtype than the model's (float16, say, in a file): each batch gets a copy."""
+        parameter = next(self.model.parameters(), None)
+        return self.edge_feat is not None and parameter is not None and self.edge_feat.dtype != parameter.dtype
+
+    def gather(self, step: Step) -> Step:
+        """`step` with the features of its neighbours' events in the model's dtype, so that the model need not fetch them."""
+        assert self.edge_feat is not None
+        batch, edges = step.batch.gather_edges(self.edge_feat, next(self.model.parameters()).dtype)
+        return step._replace(batch=batch, edges=edges)
 
     def scores(self, step: Step) -> tuple[Tensor, Tensor, Any]:
         """Logits of the positives `[B]` and of their candidates `[B, C]`, and the memory rows to commit."""
@@ -298,7 +312,8 @@ class LinkTask:
             pass
 
     def _ahead(self, sample: Callable[[tuple[int, slice]], Step]) -> Pipeline:
-        return Pipeline([Stage("sample", sample)], self.config.eval.lookahead)
+        stages = [Stage("sample", sample), *([Stage("gather", self.gather)] if self.gathers else [])]
+        return Pipeline(stages, self.config.eval.lookahead)
 
     @torch.no_grad()
     def evaluate(self, part: slice, *, negatives: int, progress=None, historical: bool = True) -> dict[str, float]:

@@ -268,7 +268,11 @@ class Trainer:
             index, (a, b) = batch
             return index, slice(a, b), task.training_step(slice(a, b), epoch, index)
 
-        ahead = Pipeline([Stage("sample", sample)], config.lookahead, self.timer)
+        stages = [Stage("sample", sample)]
+        if getattr(task, "gathers", False):
+            gather: Callable[[Any], Any] = task.gather  # type: ignore[attr-defined]
+            stages.append(Stage("gather", lambda batch: (*batch[:2], gather(batch[2]))))
+        ahead = Pipeline(stages, config.lookahead, self.timer)
         with (
             self._bar(
                 f"epoch {epoch + 1}/{config.epochs}", part.stop - part.start, bounds[self.batch] - part.start

@@ -1,6 +1,7 @@
 """Chunks, exact batches, late writes and look-ahead in the trainer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,20 @@ def test_lookahead_changes_no_bit(tmp_path, events, preset):  # noqa: F811
 @pytest.mark.parametrize("setting", ["train.chunks=4", "train.staleness=2", "train.exact=true", "eval.exact=true"])
 def test_each_setting_does_something(tmp_path, events, setting):  # noqa: F811
     assert not same(outcome(tmp_path / "with", events, setting), outcome(tmp_path / "without", events))
+
+
+@pytest.mark.parametrize(
+    "settings", [(), ("train.exact=true", "eval.exact=true"), ("sampler.neighbors=[3,3]",)], ids=" ".join
+)
+def test_half_features_are_gathered_ahead(tmp_path, events, settings):  # noqa: F811
+    """A stage of its own, with the bits of training on their float32 copy."""
+    half = replace(events, edge_feat=events.edge_feat.half())
+    want = outcome(tmp_path / "float", replace(events, edge_feat=half.edge_feat.float()), *settings)
+    for depth in (0, 2):
+        ahead = (f"train.lookahead={depth}", f"eval.lookahead={depth}")
+        assert same(outcome(tmp_path / str(depth), half, *settings, *ahead), want)
+        lines = [json.loads(line) for line in (tmp_path / str(depth) / "metrics.jsonl").read_text().splitlines()]
+        assert "gather" in next(line["stage_seconds"] for line in lines if line["kind"] == "epoch")
 
 
 def test_a_shifted_epoch_trains_on_every_event(tmp_path, events):  # noqa: F811
