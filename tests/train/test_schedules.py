@@ -10,6 +10,7 @@ from gnnaccel.train.checkpoint import load_checkpoint
 from gnnaccel.train.config import ConfigError, load_config
 from gnnaccel.train.link import LinkTask
 from gnnaccel.train.pipeline import StageError
+from gnnaccel.train.predict import Predictor
 from gnnaccel.train.trainer import Interrupted, Trainer
 from tests.harness import threads
 from tests.train.test_link import SMALL, events  # noqa: F401
@@ -144,6 +145,16 @@ def test_exact_evaluation_is_that_of_batch_one(events, preset):  # noqa: F811
     for batch_size in (40, 600):
         assert same(scores("eval.exact=true", f"eval.batch_size={batch_size}"), want)
     assert not same(scores("eval.batch_size=40"), want)
+
+
+def test_exact_predictions_see_all_events_before_them(events):  # noqa: F811
+    def probabilities(*settings):
+        task = LinkTask.create(load_config("tgn", None, [*RUN, *settings]), events)
+        return Predictor(task).score(events.src[::7], events.dst[::7], events.t[::7] + 1)
+
+    want = probabilities("eval.batch_size=1")
+    assert torch.equal(probabilities("eval.exact=true", "eval.batch_size=100"), want)
+    assert not torch.equal(probabilities("eval.batch_size=100"), want)
 
 
 def test_stage_seconds_say_who_waits(tmp_path, events):  # noqa: F811
