@@ -15,6 +15,7 @@ import torch
 from gnnaccel.data import _columns as col
 from gnnaccel.data._text import TextFile, read_head
 from gnnaccel.data.events import DataError, TemporalEvents
+from gnnaccel.graph import _mapped
 
 __all__ = ["FORMATS", "read_events"]
 
@@ -283,6 +284,8 @@ def _own(x: np.ndarray) -> torch.Tensor:
 
 
 def _tensor(x: Any) -> torch.Tensor | None:
+    if isinstance(x, np.memmap):
+        return _mapped.as_tensor(x)
     return x if x is None or isinstance(x, torch.Tensor) else torch.from_numpy(x)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from gnnaccel.graph import _mapped
 from gnnaccel.graph.block import Block, temporal_sample
 from gnnaccel.graph.semantics import TimeSemantics
 from gnnaccel.graph.temporal import TemporalGraph
@@ -129,7 +130,9 @@ class TemporalBatch:
             return replace(hop, block=replace(hop.block, eid=eid))
 
         chains = tuple(tuple(renumbered(hop) for hop in chain) for chain in self.chains)
-        return replace(self, chains=chains), gather_rows(edge_feat, distinct, dtype=dtype)
+        rows_of_batch = gather_rows(edge_feat, distinct, dtype=dtype)
+        _mapped.trim()
+        return replace(self, chains=chains), rows_of_batch
 
     def to(self, device: torch.device | str) -> TemporalBatch:
         moved = {
