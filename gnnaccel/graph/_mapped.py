@@ -26,9 +26,9 @@ def as_tensor(array: np.memmap) -> Tensor:
 def trim(limit: int = LIMIT) -> None:
     """Let go of the pages of mapped tables if those of files take more than `limit` bytes.
 
-    A read of one row maps some 64 KiB around it, so reading here and there soon counts the whole file as memory in use. The system
-    keeps what it has room for, and a later read finds it there. Tables that were written to are left alone: their pages are the
-    only place that has what was written.
+    A read of one row maps some 64 KiB around it, so reading here and there soon counts the whole file as memory in use. The
+    system keeps what it has room for, and a later read finds it there. Tables that were written to are left alone: their pages
+    are the only place that has what was written.
     """
     if not _tables or _file_bytes() <= limit:
         return
