@@ -7,12 +7,10 @@ import yaml
 
 from gnnaccel.data import synthetic_events
 from gnnaccel.train import LinkTask, Trainer
-from gnnaccel.train.build import UPDATERS
 from gnnaccel.train.config import ConfigError, load_config, validate
 from gnnaccel.train.tgl import convert_tgl, is_tgl
 
 FILES = {p.stem: p for p in sorted((Path(__file__).parent / "tgl").glob("*.yml"))}
-needs_apan = pytest.mark.skipif("attention" not in UPDATERS, reason="no attention updater")
 SMALL = ["train.epochs=1", "train.batch_size=100", "eval.batch_size=100", "eval.negatives=3"]
 
 
@@ -24,7 +22,7 @@ def values_of(name, **changes):
     return values
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=needs_apan) if n == "APAN" else n for n in FILES])
+@pytest.mark.parametrize("name", FILES)
 def test_each_of_the_five_trains_an_epoch(name, tmp_path):
     assert is_tgl(values_of(name))
     config = load_config(None, FILES[name], SMALL)
@@ -55,7 +53,6 @@ def test_what_they_say():
     assert (dysat.sampler.snapshots, dysat.sampler.window, dysat.aggregator.dim_time) == (3, 10000, 0)
 
 
-@needs_apan
 def test_apan():
     apan = load_config(None, FILES["APAN"])
     assert (apan.memory.updater, apan.mailbox.slots, apan.aggregator.kind) == ("attention", 10, "identity")
