@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gnnaccel.ops import temporal_attention
+from gnnaccel.pyg.nn._edge_attention import EdgeAttention, Grouped
 
 # where the largest degree is this many times the mean one, padding costs more than projecting keys and values
 _MAX_PADDING = 8
 
 
-class _Targets(NamedTuple):
-    """Edges grouped by target: `edge [R, K]`, -1 past `count [R]`, of the distinct `nodes [R]`."""
-
-    nodes: Tensor
-    edge: Tensor
-    count: Tensor
-
-
-def _group(target: Tensor) -> _Targets | None:
-    """Edges by target in their own order; None where padding does not pay."""
+def _group(source: Tensor, target: Tensor) -> Grouped | None:
+    """Edges by target, in their own order; None where padding does not pay."""
     E, device = len(target), target.device
     order = None
     if not bool((target[1:] >= target[:-1]).all()):
@@ -34,11 +26,12 @@ def _group(target: Tensor) -> _Targets | None:
     if len(nodes) * K > _MAX_PADDING * E:
         return None
     slot = torch.arange(K, device=device)
-    edge = (count.cumsum(0) - count).unsqueeze(1) + slot
-    live = slot < count.unsqueeze(1)
+    dead = slot >= count.unsqueeze(1)
+    edge = ((count.cumsum(0) - count).unsqueeze(1) + slot).masked_fill_(dead, 0)
     if order is not None:
-        edge = order[edge.clamp(max=E - 1)]
-    return _Targets(nodes, torch.where(live, edge, -1), count.to(torch.int32))
+        edge = order[edge]
+    neighbor = source.index_select(0, edge.view(-1)).view_as(edge).masked_fill_(dead, -1)
+    return Grouped(nodes, neighbor, edge.masked_fill(dead, -1), count.to(torch.int32))
 
 
 class TransformerConv(nn.Module):
@@ -142,12 +135,13 @@ class TransformerConv(nn.Module):
                 layer(rows[:0])  # learns its size
         source, target = edge_index if self.flow == "source_to_target" else edge_index.flip(0)
         groups = None
-        if not isinstance(return_attention_weights, bool) and self.dropout < 1.0:
-            groups = _group(target)
+        rounded = torch.is_autocast_enabled(x_source.device.type)
+        if not isinstance(return_attention_weights, bool) and self.dropout < 1.0 and not rounded:
+            groups = _group(source, target)
         if groups is None:
             out, alpha = self._projected(x_source, x_target, source, target, edge_attr)
         else:
-            out, alpha = self._absorbed(x_source, x_target, source, groups, edge_attr), None
+            out, alpha = self._absorbed(x_source, x_target, groups, edge_attr), None
         out = self._combine(out, x_target)
         return out if alpha is None or not isinstance(return_attention_weights, bool) else (out, (edge_index, alpha))
 
@@ -161,38 +155,21 @@ class TransformerConv(nn.Module):
         gate = self.lin_beta(torch.cat([out, skip, out - skip], dim=-1)).sigmoid()
         return gate * skip + (1 - gate) * out
 
-    def _absorbed(
-        self, x_source: Tensor, x_target: Tensor, source: Tensor, groups: _Targets, edge_attr: Tensor | None
-    ) -> Tensor:
-        H, C = self.heads, self.out_channels
-        key, value = self.lin_key.weight, self.lin_value.weight
-        if edge_attr is not None and self.lin_edge is not None:
-            key, value = (torch.cat([w, self.lin_edge.weight], dim=1) for w in (key, value))
-        q = self.lin_query(x_target.index_select(0, groups.nodes)).view(-1, H, C)
-        u = torch.bmm(q.transpose(0, 1), key.view(H, C, -1)).transpose(0, 1)
-        bias = self.lin_key.bias
-        c = q.new_zeros((len(q), H)) if bias is None else (q * bias.view(H, C)).sum(-1)
-        nothing = u.new_empty(0)
-        live = groups.edge >= 0
-        z, s = temporal_attention(
-            u,
-            c,
+    def _absorbed(self, x_source: Tensor, x_target: Tensor, groups: Grouped, edge_attr: Tensor | None) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        layers = (self.lin_query, self.lin_key, self.lin_value)
+        out = EdgeAttention.apply(
             x_source,
+            x_target,
             edge_attr,
-            torch.where(live, source[groups.edge.clamp(min=0)], -1),
-            groups.edge,
-            groups.edge,
-            groups.count,
-            nothing,
-            nothing,
-            scale=1.0 / math.sqrt(C),
-            dropout=self.dropout if self.training else 0.0,
-            seed=int(torch.randint(2**62, ())) if self.training and self.dropout > 0 else 0,
+            *(p for layer in layers for p in (layer.weight, layer.bias)),
+            None if self.lin_edge is None else self.lin_edge.weight,
+            groups,
+            self.heads,
+            dropout,
+            int(torch.randint(2**62, ())) if dropout > 0 else 0,
         )
-        out = torch.bmm(z.transpose(0, 1), value.view(H, C, -1).transpose(1, 2)).transpose(0, 1)
-        if self.lin_value.bias is not None:
-            out = out + s.unsqueeze(-1) * self.lin_value.bias.view(H, C)
-        return out.new_zeros((len(x_target), H, C)).index_copy(0, groups.nodes, out)
+        return out.view(-1, self.heads, self.out_channels)  # pyright: ignore
 
     def _projected(
         self, x_source: Tensor, x_target: Tensor, source: Tensor, target: Tensor, edge_attr: Tensor | None

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gnnaccel.ops import latest_per_node
-
 
 class LatestMessages(nn.Module):
     """The last event of each node: its other end, time and raw message. For the aggregator that looks at nothing else.
@@ -29,16 +27,15 @@ class LatestMessages(nn.Module):
     def reset(self) -> None:
         """Nothing to do: which nodes have a message is known outside."""
 
-    def put(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> Tensor:
-        """Keep the last event of each end, in order of time, then of the call; returns the distinct ends."""
-        B = len(src)
-        ends, others = torch.cat([src, dst]), torch.cat([dst, src])
-        nodes, last = latest_per_node(ends, t.repeat(2), torch.arange(B, device=src.device).repeat(2))
-        nodes, last = nodes.long(), last.long()
-        event = last % B
-        for table, values, rows in ((self.other, others, last), (self.time, t, event), (self.raw, raw_msg, event)):
+    def put(self, nodes: Tensor, last: Tensor, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> None:
+        """Keep events of a batch: of `nodes[i]` the end number `last[i]` among sources, then destinations."""
+        event = last % len(src)
+        for table, values, rows in (
+            (self.other, torch.cat([dst, src]), last),
+            (self.time, t, event),
+            (self.raw, raw_msg, event),
+        ):
             table.index_copy_(0, nodes, values.index_select(0, rows))
-        return nodes
 
     def mail(self, n_id: Tensor, own: Tensor, memory: Tensor) -> Tensor:
         """`[own | memory of the other end | raw message]` of the nodes `n_id`."""

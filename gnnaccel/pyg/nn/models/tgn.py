@@ -187,14 +187,17 @@ class TGNMemory(nn.Module):
         if len(src) == 0:
             return
         t = t.to(torch.int64)
+        nodes, last = latest_per_node(
+            torch.cat([src, dst]), t.repeat(2), torch.arange(len(src), device=t.device).repeat(2)
+        )
+        nodes, raw_msg = nodes.long(), raw_msg.to(self.memory.dtype)
         if self.training:
-            nodes = torch.cat([src, dst]).unique()
             self._write(nodes, *self._computed_rows(nodes))
-            self._store(src, dst, t, raw_msg.to(self.memory.dtype))
+            self._store(nodes, last.long(), src, dst, t, raw_msg)
         else:
-            nodes = self._store(src, dst, t, raw_msg.to(self.memory.dtype))
+            self._store(nodes, last.long(), src, dst, t, raw_msg)
             self._write(nodes, *self._read(nodes))
-            self._status[nodes] = CLEAN
+            self._status.index_fill_(0, nodes, CLEAN)
 
     def _versions(self) -> list[Any]:
         """What a reading depends on besides its nodes."""
@@ -203,9 +206,9 @@ class TGNMemory(nn.Module):
     def _computed_rows(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
         if self._computed is not None and self._computed[0] == self._versions():
             _, n_id, memory, last_update = self._computed
-            self._assoc[n_id] = torch.arange(len(n_id), device=n_id.device)
-            row = self._assoc[nodes]
-            if len(n_id) and torch.equal(n_id[row.clamp(max=len(n_id) - 1)], nodes):
+            self._assoc.index_copy_(0, n_id, torch.arange(len(n_id), device=n_id.device))
+            row = self._assoc.index_select(0, nodes).clamp_(max=len(n_id) - 1)
+            if len(n_id) and torch.equal(n_id.index_select(0, row), nodes):
                 return memory.index_select(0, row), last_update.index_select(0, row)
         return self._read(nodes)
 
@@ -214,18 +217,16 @@ class TGNMemory(nn.Module):
         self.memory.index_copy_(0, nodes, memory)
         self.last_update.index_copy_(0, nodes, last_update)
 
-    def _store(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> Tensor:
+    def _store(self, nodes: Tensor, last: Tensor, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> None:
         if self.fused:
-            nodes = self._latest.put(src, dst, t, raw_msg)
+            self._latest.put(nodes, last, src, dst, t, raw_msg)
         else:
-            nodes = torch.cat([src, dst]).unique()
             # both sides, so that what a node sent before its last events is not counted in again
             self._sent.clear(nodes)
             self._received.clear(nodes)
             self._sent.put(src, dst, t, raw_msg)
             self._received.put(dst, src, t, raw_msg)
-        self._status[nodes] = PENDING
-        return nodes
+        self._status.index_fill_(0, nodes, PENDING)
 
     def _read(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
         status, memory, last_update = (x.index_select(0, n_id) for x in (self._status, self.memory, self.last_update))
