@@ -125,6 +125,14 @@ def test_reading_other_nodes_than_the_events():
         assert_same(walk(fast, batches(), read), walk(slow, batches(), read))
 
 
+def test_a_large_switch_to_evaluation_goes_in_parts(monkeypatch):
+    results = []
+    for chunk in (1 << 15, 5):
+        monkeypatch.setattr("gnnaccel.pyg.nn.models.tgn._CHUNK", chunk)
+        results.append(walk(build(), batches()))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_training_goes_on_after_evaluation():
     """torch_geometric applies a zero message to all nodes here, and sets their last updates to 0."""
     for message in (IdentityMessage, OtherIdentity):

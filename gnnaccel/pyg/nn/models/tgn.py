@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnnaccel.ops import latest_per_node, memory_update, time_encode
+from gnnaccel.ops import latest_per_node, time_encode
+from gnnaccel.pyg.nn.models._apply import ApplyMessages
 from gnnaccel.pyg.nn.models._neighbors import LastNeighborLoader
 from gnnaccel.pyg.nn.models._store import LatestMessages, MessageStore
 
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 FRESH, PENDING, CLEAN = 0, 1, 2
-_CHUNK = 1 << 15  # messages formed at a time where no gradient needs them
+_CHUNK = 1 << 15  # nodes at a time where no gradient is needed
 
 
 class TimeEncoder(nn.Module):
@@ -232,37 +233,30 @@ class TGNMemory(nn.Module):
         status, memory, last_update = (x.index_select(0, n_id) for x in (self._status, self.memory, self.last_update))
         pending = status == PENDING
         if self.fused:
-            if bool(pending.all()):
-                return self._applied(n_id, memory, last_update)
-            new = self._fresh().expand_as(memory) if bool((status == FRESH).any()) else memory
-            out = torch.where((status == FRESH).unsqueeze(1), new, memory)
-            rows = pending.nonzero().squeeze(1)
-            if len(rows):
-                values, times = self._applied(n_id[rows], memory[rows], last_update[rows])
-                out, last_update = out.index_copy(0, rows, values), last_update.index_copy(0, rows, times)
-            return out, last_update
-        out, times = self._applied_by_modules(n_id, memory)
+            return self._apply_latest(n_id, memory, last_update, pending, status == FRESH)
+        out, times = self._apply_by_modules(n_id, memory)
         last_update = torch.where(pending, times, last_update)
         return torch.where((status == CLEAN).unsqueeze(1), memory, out), last_update
 
-    def _fresh(self) -> Tensor:
-        """What every fresh node has: the cell of a zero message and a zero memory, `[1, D]`."""
-        zeros = self.memory.new_zeros((1, self.memory_dim))
-        return self.gru(zeros.new_zeros((1, self.gru.input_size)), zeros)
+    def _apply_latest(
+        self, n_id: Tensor, memory: Tensor, last_update: Tensor, pending: Tensor, fresh: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled() and len(n_id) > _CHUNK:
+            masks = zip(*(x.split(_CHUNK) for x in (n_id, memory, last_update, pending, fresh)), strict=True)
+            rows, times = zip(*(self._apply_latest(*part) for part in masks), strict=True)
+            return torch.cat(rows), torch.cat(times)
+        at = pending.nonzero().squeeze(1)
+        nodes = n_id.index_select(0, at)
+        sent = self._latest.time.index_select(0, nodes)
+        mail = self._latest.mail(nodes, memory.index_select(0, at), self.memory)
+        dt = sent - last_update.index_select(0, at)
+        weights = (self.time_enc.lin.weight, self.time_enc.lin.bias)
+        weights += (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
+        save = torch.is_grad_enabled() and any(p.requires_grad for p in weights)
+        out = ApplyMessages.apply(memory, mail, dt, at, fresh.nonzero().squeeze(1), save, *weights)
+        return out, last_update.index_copy_(0, at, sent)  # pyright: ignore
 
-    def _applied(self, n_id: Tensor, memory: Tensor, last_update: Tensor) -> tuple[Tensor, Tensor]:
-        weights = (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        time = (self.time_enc.lin.weight[:, 0], self.time_enc.lin.bias)
-        size = len(n_id) if torch.is_grad_enabled() else _CHUNK
-        out, sent = [], self._latest.time.index_select(0, n_id)
-        for lo in range(0, max(len(n_id), 1), max(size, 1)):
-            part = slice(lo, lo + size)
-            mail = self._latest.mail(n_id[part], memory[part], self.memory)
-            own = mail[:, : self.memory_dim]
-            out.append(memory_update(mail, (sent - last_update)[part], own, *time, *weights))
-        return (out[0] if len(out) == 1 else torch.cat(out)), sent
-
-    def _applied_by_modules(self, n_id: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def _apply_by_modules(self, n_id: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         self._assoc[n_id] = torch.arange(len(n_id), device=n_id.device)
         parts = []
         for store, module in ((self._sent, self.msg_s_module), (self._received, self.msg_d_module)):
