@@ -124,8 +124,32 @@ class TaskModel:
 
 
 def model_of_task(config: Config, weights: dict[str, Tensor] | None = None) -> Callable[[TemporalEvents], TaskModel]:
-    """Factory of a model of ours, for `check_model`."""
-    return lambda events: TaskModel(config, events, weights)
+    """Factory of a model of ours, for `check_model`.
+
+    Settings that follow from the data, such as a window given as a share of the training part, are those of the first stream
+    that the factory is called with: they are chosen before training, and no part of a prediction.
+    """
+    fixed: list[Config] = []
+
+    def make(events: TemporalEvents) -> TaskModel:
+        if not fixed:
+            fixed.append(_fixed(config, events))
+        return TaskModel(fixed[0], events, weights)
+
+    return make
+
+
+def _fixed(config: Config, events: TemporalEvents) -> Config:
+    from gnnaccel.train.build import sampling_of
+    from gnnaccel.train.edgebank import build_edgebank
+
+    config = config.model_copy(deep=True)
+    if config.model.name == "edgebank":
+        window = build_edgebank(config, events).window
+        config.edgebank.window = "none" if window is None else window
+    elif isinstance(config.sampler.window, str):
+        config.sampler.window = sampling_of(config, events).window
+    return config
 
 
 def model_of_run(run: str | Path) -> tuple[Callable[[TemporalEvents], TaskModel], Config, str]:

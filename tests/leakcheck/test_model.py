@@ -154,8 +154,6 @@ def test_no_model_of_ours_leaks(preset, events):
     config = small(preset)
     if len(config.sampler.neighbors) > 1 and config.sampler.strategy == "uniform":
         config = small(preset, "sampler.strategy=recent")
-    if config.sampler.window:
-        config.sampler.window = float(events.t[-1] // 6)
     report = check(model_of_task(config), events)
     assert report.verdict == "no leak found", report.to_dict()
     assert all(c.status == "ok" for c in report.checks)
