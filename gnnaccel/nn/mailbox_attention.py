@@ -33,6 +33,9 @@ class MailboxAttention(nn.Module):
         dim_memory: Size of a memory row, a multiple of `heads`.
         heads: Attention heads.
         dropout: Rate in [0, 1), of the attention weights and of the output, both by `seed`. Training only.
+        learn_time: Whether the frequencies of phi are learned, as in TGL, or stay as they are. Steps of Adam are far larger than
+            the low frequencies, and soon blur them; fixed ones learn in fewer epochs, but ages of mail that training did not
+            see mislead them (`memory.options: {learn_time: false}` in a configuration).
 
     Parameters: `query`, `key`, `value`, `output` (`nn.Linear`, as in the projected form), `norm` (`nn.LayerNorm`),
     `time_encoder` (`TimeEncoder`).
@@ -40,14 +43,22 @@ class MailboxAttention(nn.Module):
     Determinism: on CPU a row's bits do not depend on the number of threads, and without dropout not on the other rows.
     """
 
-    def __init__(self, dim_mail: int, dim_time: int, dim_memory: int, heads: int = 2, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        dim_mail: int,
+        dim_time: int,
+        dim_memory: int,
+        heads: int = 2,
+        dropout: float = 0.1,
+        learn_time: bool = True,
+    ) -> None:
         super().__init__()
         if heads < 1 or dim_memory % heads:
             raise ValueError(f"MailboxAttention: dim_memory must be a multiple of heads ({heads}), got {dim_memory}")
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"MailboxAttention: dropout must be in [0, 1), got {dropout}")
         self.dim_memory, self.heads, self.rate = dim_memory, heads, dropout
-        self.time_encoder = TimeEncoder(dim_time)
+        self.time_encoder = TimeEncoder(dim_time, learnable=learn_time)
         self.query = Linear(dim_memory, dim_memory)
         self.key = nn.Linear(dim_mail + dim_time, dim_memory)
         self.value = nn.Linear(dim_mail + dim_time, dim_memory)

@@ -80,6 +80,13 @@ def test_equals_projecting_every_mail(slots):
         assert a.abs().max() > 0 or (slots == 1 and name.startswith(("query", "key", "time"))), name
 
 
+def test_fixed_frequencies_get_no_gradient():
+    memory, mailbox = state()
+    ours = randomised(5, 3, 6, learn_time=False)
+    ours.read(memory, mailbox, torch.arange(9), torch.full((9,), 200))[0].sum().backward()
+    assert ours.time_encoder.w.grad is None and ours.key.weight.grad.any()
+
+
 @pytest.mark.parametrize("slots", [1, 4])
 def test_last_update_is_the_newest_mail(slots):
     memory, mailbox = state(slots)
