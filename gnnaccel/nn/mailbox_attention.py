@@ -33,9 +33,9 @@ class MailboxAttention(nn.Module):
         dim_memory: Size of a memory row, a multiple of `heads`.
         heads: Attention heads.
         dropout: Rate in [0, 1), of the attention weights and of the output, both by `seed`. Training only.
-        learn_time: Whether the frequencies of phi are learned, as in TGL, or stay as they are. Steps of Adam are far larger than
-            the low frequencies, and soon blur them; fixed ones learn in fewer epochs, but ages of mail that training did not
-            see mislead them (`memory.options: {learn_time: false}` in a configuration).
+        learn_time: Whether the frequencies of phi are learned, as in TGL, or stay as they are. Steps of Adam are far larger
+            than the low frequencies and soon blur them. Fixed ones learn in fewer epochs, but ages of mail that training did not
+            see mislead them. In a configuration: `memory.options: {learn_time: false}`.
 
     Parameters: `query`, `key`, `value`, `output` (`nn.Linear`, as in the projected form), `norm` (`nn.LayerNorm`),
     `time_encoder` (`TimeEncoder`).
