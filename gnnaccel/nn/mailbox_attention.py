@@ -34,8 +34,8 @@ class MailboxAttention(nn.Module):
         heads: Attention heads.
         dropout: Rate in [0, 1), of the attention weights and of the output, both by `seed`. Training only.
         learn_time: Whether the frequencies of phi are learned, as in TGL, or stay as they are. Steps of Adam are far larger
-            than the low frequencies and soon blur them. Fixed ones learn in fewer epochs, but ages of mail that training did not
-            see mislead them. In a configuration: `memory.options: {learn_time: false}`.
+            than the low frequencies and soon blur them. Fixed ones learn in fewer epochs, but ages of mail that training never
+            saw mislead them. In a configuration: `memory.options: {learn_time: false}`.
 
     Parameters: `query`, `key`, `value`, `output` (`nn.Linear`, as in the projected form), `norm` (`nn.LayerNorm`),
     `time_encoder` (`TimeEncoder`).
