@@ -24,8 +24,8 @@ STAGES = ("sample", "wait.sample", "wait.compute", "forward", "backward", "optim
 
 def measure(
     preset: str, data: str, depths: list[int], events: int, batch: int, repeats: int, edge_features: int
-) -> list[dict[str, Any]]:
-    """A row for each look-ahead."""
+) -> tuple[str, list[dict[str, Any]]]:
+    """The name of the data, and a row for each look-ahead."""
     from gnnaccel.train.pipeline import Pipeline, Stage
     from gnnaccel.train.trainer import StageTimer, learn, make_optimizer
 
@@ -49,7 +49,7 @@ def measure(
     for timer in timers.values():
         timer.seconds.clear()
     turns.run(repeats, {str(depth): lambda depth=depth: train(depth) for depth in depths})
-    return [
+    rows = [
         {
             "model": preset,
             "lookahead": depth,
@@ -59,6 +59,7 @@ def measure(
         }
         for depth in depths
     ]
+    return task.events.name, rows
 
 
 def pipeline(
@@ -79,13 +80,14 @@ def pipeline(
     """Measure training with batches sampled ahead, and who waits for whom."""
     if threads:
         torch.set_num_threads(threads)
-    depths, rows = [int(d) for d in lookahead.split(",")], []
+    depths, rows, name = [int(d) for d in lookahead.split(",")], [], data
     for preset in models.split(","):
-        rows += measure(preset.strip(), data, depths, events, batch, repeats, edge_features)
+        name, found = measure(preset.strip(), data, depths, events, batch, repeats, edge_features)
+        rows += found
     write_json(
         json_file,
         {
-            "data": data,
+            "data": name,
             "batch": batch,
             "events": events,
             "edge_features": edge_features,
@@ -94,7 +96,7 @@ def pipeline(
             "rows": rows,
         },
     )
-    table = Table(title=f"ms a batch of {batch} on {data}, {torch.get_num_threads()} threads", title_justify="left")
+    table = Table(title=f"ms a batch of {batch} on {name}, {torch.get_num_threads()} threads", title_justify="left")
     for head in ("model", "look-ahead", "batch", *STAGES):
         table.add_column(head, justify="left" if head == "model" else "right")
     for r in rows:
