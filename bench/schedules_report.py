@@ -133,7 +133,8 @@ def _draw(document: Mapping[str, Any], path: Path, color: Mapping[str, str]) -> 
     panels[0].set_ylabel("test AP", color=color["muted"], size=9)
     panels[0].legend(frameon=False, labelcolor=color["text"], fontsize=9, loc="lower left")
     seeds = len({r["seed"] for r in document["runs"]})
-    note = f"TGN on {document['data']}, {document['epochs']} epochs, {seeds} seed{'s' if seeds > 1 else ''}; numbers at the points: training batch"
+    count = f"{seeds} seed{'s' if seeds > 1 else ''}"
+    note = f"TGN on {document['data']}, {document['epochs']} epochs, {count}; numbers at the points: training batch"
     figure.text(0.02, 0.02, note, color=color["muted"], size=8)
     figure.subplots_adjust(left=0.09, right=0.98, top=0.91, bottom=0.2, wspace=0.06)
     path.parent.mkdir(parents=True, exist_ok=True)
