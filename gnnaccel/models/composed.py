@@ -134,7 +134,7 @@ class ComposedModel(TemporalModel):
 
     @property
     def commit_sampling(self) -> Sampling:
-        return self.sampling if self.sampling.ends_only else replace(self.sampling, fanouts=(), snapshots=1)
+        return self.sampling if self.deliver == "neighbors" else replace(self.sampling, fanouts=(), snapshots=1)
 
     def advance(self, batch: TemporalBatch, edge_feat: Tensor | None = None) -> MemoryRows | None:
         if self.memory is None:
@@ -144,7 +144,8 @@ class ComposedModel(TemporalModel):
 
     @torch.no_grad()
     def settle(self, nodes: Tensor) -> None:
-        if self.memory is not None and getattr(self.updater, "timeless", False):
+        # mail that comes by way of a neighbour takes the place of mail that was never stored: applied early, both would count
+        if self.memory is not None and self.deliver == "self" and getattr(self.updater, "timeless", False):
             self.memory.update(nodes, *self.read(nodes))
             self.mailbox.clear(nodes)
 

@@ -313,7 +313,8 @@ class Session:
         if len(t) == 0:
             return
         self.flush()
-        size = self.config.eval.batch_size
+        # exact batches of any size have the memory of batches of one
+        size = 1 if self.config.eval.exact else self.config.eval.batch_size
         bounds = batch_bounds(t.cpu(), slice(0, len(t)), size)
         for lo, hi in itertools.pairwise(bounds):
             self._waiting = _Waiting(src[lo:hi], dst[lo:hi], t[lo:hi], first + lo)

@@ -23,6 +23,8 @@ SMALL = ["memory.dim=12", "memory.dim_time=8", "aggregator.dim=12", "aggregator.
 PRESETS = {
     "tgn": [*SMALL],
     "jodie": [*SMALL[:3]],
+    "apan": [*SMALL[:3], "sampler.neighbors=[3]", "mailbox.slots=4"],
+    "mail": [*SMALL, "mailbox.deliver=neighbors"],
     "tgat": [*SMALL[2:4], "sampler.neighbors=[3,2]", "sampler.strategy=recent", "model.dim_random=6"],
     "tgn-features": [*SMALL, "model.node_features=random", "model.dim_random=6"],
 }
@@ -34,7 +36,7 @@ def stream(n=400, seed=1, **options):
 
 def make_task(preset="tgn", events=None, batch_size=16, more=()):
     settings = [*PRESETS[preset], f"eval.batch_size={batch_size}", *more]
-    config = load_config(preset.removesuffix("-features"), overrides=settings)
+    config = load_config({"mail": "tgn"}.get(preset, preset.removesuffix("-features")), overrides=settings)
     task = LinkTask.create(config, stream() if events is None else events)
     gen = torch.Generator().manual_seed(5)
     with torch.no_grad():  # so that weights which start at zero count too
@@ -44,7 +46,10 @@ def make_task(preset="tgn", events=None, batch_size=16, more=()):
 
 
 def memory_of(model, nodes):
-    return model.read(torch.arange(nodes)) if getattr(model, "memory", None) is not None else ()
+    if getattr(model, "memory", None) is None:
+        return ()
+    model.eval()
+    return model.read(torch.arange(nodes), torch.full((nodes,), 10**6))
 
 
 def position(task):
@@ -66,7 +71,7 @@ def assert_same(a, b):
 
 
 @pytest.mark.parametrize("pieces", ["events", "batches", "whole", "ties"])
-@pytest.mark.parametrize("preset", ["tgn", "jodie"])
+@pytest.mark.parametrize("preset", ["tgn", "jodie", "apan", "mail"])
 def test_ingest_gives_the_memory_of_replay(preset, pieces):
     size, events = (1, stream(80)) if pieces == "events" else (16, stream())
     # "events": no two at one time, so that each is a batch; else many ties
@@ -85,6 +90,19 @@ def test_ingest_gives_the_memory_of_replay(preset, pieces):
         ingest(session, events, slice(lo, hi))
     session.flush()
     assert session.num_events == len(events)
+    assert_same(memory_of(session.model, events.num_nodes), memory_of(task.model, events.num_nodes))
+
+
+def test_exact_evaluation():
+    events = stream(200)
+    events = dataclasses.replace(events, t=events.t // 30)
+    task, other = (make_task("tgn", events, more=["eval.exact=true"]) for _ in range(2))
+    session = Session.of(other, position(other), replay=False)
+    start = position(task)
+    part = slice(start, len(events))
+    task.replay(part)
+    ingest(session, events, part)
+    session.flush()
     assert_same(memory_of(session.model, events.num_nodes), memory_of(task.model, events.num_nodes))
 
 
