@@ -1,10 +1,12 @@
-"""What grows in a session: the ids of nodes, the features of events."""
+"""What a session is given, checked, and what grows in it: the ids of nodes, the features of events."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from gnnaccel.data.events import TemporalEvents
@@ -119,3 +121,46 @@ class RowTable:
 
     def truncate(self, count: int) -> None:
         self.count = min(self.count, count)
+
+
+def checked_times(owner: str, t: Any, count: int, dtype: torch.dtype, *, happened: bool) -> Tensor:
+    """Times `[count]` in `dtype`; one may stand for all, but for events that `happened`, which are not rounded either."""
+    try:
+        times = torch.as_tensor(t if isinstance(t, Tensor) else np.asarray(t))
+    except TypeError:
+        raise ValueError(f"{owner}: t must be numbers, got {type(t).__name__}") from None
+    if times.dtype == torch.bool or times.dtype.is_complex:
+        raise ValueError(f"{owner}: t must be numbers, got {times.dtype}")
+    if times.dtype.is_floating_point:
+        if not bool(torch.isfinite(times).all()):
+            raise ValueError(f"{owner}: t must be finite, got NaN or infinity")
+        if dtype == torch.int64 and times.numel():
+            if happened:
+                raise ValueError(f"{owner}: t must be integers like the times of the data, got {times.dtype}")
+            times = times.ceil()  # nothing happens between ticks: t' < 1.5 is t' < 2
+    if times.dim() == 0 and (not happened or count == 1):
+        times = times.expand(count)
+    if times.shape != (count,):
+        raise ValueError(f"{owner}: t must be [{count}], one for each, got {list(times.shape)}")
+    return times.to(dtype).contiguous()
+
+
+def matrix(what: str, x: Any, shape: list[int]) -> Tensor:
+    """Finite numbers of this shape, or a ValueError."""
+    try:
+        out = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be {shape} numbers, got {type(x).__name__}") from None
+    if list(out.shape) != shape:
+        raise ValueError(f"{what} must be {shape}, got {list(out.shape)}")
+    if not bool(torch.isfinite(out.float()).all()):
+        raise ValueError(f"{what} must be finite, got NaN or infinity")
+    return out
+
+
+def unpacked(events: TemporalEvents, node_feat: Mapping[Any, Any] | None) -> tuple[Any, ...]:
+    """Ends by original id, times and features of events."""
+    ids = np.arange(events.num_nodes) if events.node_ids is None else events.node_ids
+    if node_feat is None and events.node_feat is not None:
+        node_feat = dict(zip(ids.tolist(), events.node_feat, strict=True))
+    return ids[events.src.numpy()], ids[events.dst.numpy()], events.t, events.edge_feat, node_feat

@@ -17,7 +17,7 @@ from gnnaccel.graph.batch import build_batch
 from gnnaccel.graph.temporal import TemporalGraph
 from gnnaccel.models import TemporalModel
 from gnnaccel.ops import temporal_sample
-from gnnaccel.train._stream import NodeIds, RowTable, sides
+from gnnaccel.train._stream import NodeIds, RowTable, checked_times, matrix, sides, unpacked
 from gnnaccel.train.build import build_model, feature_kind, random_features
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from gnnaccel.train.config import Config
@@ -257,7 +257,7 @@ class Session:
         if isinstance(src, TemporalEvents):
             if dst is not None or t is not None or edge_feat is not None:
                 raise ValueError("Session.ingest: dst, t and edge_feat must be left out with TemporalEvents, got some")
-            src, dst, t, edge_feat, node_feat = _unpacked(src, node_feat)
+            src, dst, t, edge_feat, node_feat = unpacked(src, node_feat)
         with self._lock:
             names = [
                 np.atleast_1d(ids.array(f"Session.ingest: {what}", x))
@@ -507,26 +507,7 @@ class Session:
         return None if self._features is None else self._features.rows
 
     def _times(self, what: str, t: Any, count: int) -> Tensor:
-        """Checked times `[count]` of the graph's dtype, on the device."""
-        dtype, owner = self.graph.t.dtype, f"Session.{what}"
-        try:
-            times = torch.as_tensor(t if isinstance(t, Tensor) else np.asarray(t))
-        except TypeError:
-            raise ValueError(f"{owner}: t must be numbers, got {type(t).__name__}") from None
-        if times.dtype == torch.bool or times.dtype.is_complex:
-            raise ValueError(f"{owner}: t must be numbers, got {times.dtype}")
-        if times.dtype.is_floating_point:
-            if not bool(torch.isfinite(times).all()):
-                raise ValueError(f"{owner}: t must be finite, got NaN or infinity")
-            if dtype == torch.int64 and times.numel():
-                if what == "ingest":
-                    raise ValueError(f"{owner}: t must be integers like the times of the data, got {times.dtype}")
-                times = times.ceil()  # nothing happens between ticks: t' < 1.5 is t' < 2
-        if times.dim() == 0 and (what != "ingest" or count == 1):
-            times = times.expand(count)
-        if times.shape != (count,):
-            raise ValueError(f"{owner}: t must be [{count}], one for each, got {list(times.shape)}")
-        return times.to(self.device, dtype).contiguous()
+        return checked_times(f"Session.{what}", t, count, self.graph.t.dtype, happened=what == "ingest").to(self.device)
 
     def _known(self, what: str, name: str, ids: NodeIds, names: np.ndarray) -> Tensor:
         rows = ids.find(names)
@@ -558,7 +539,7 @@ class Session:
         want = [count, self._features.dim]
         if edge_feat is None:
             raise ValueError(f"Session.ingest: edge_feat must be {want}, as in training, got None")
-        return _matrix("Session.ingest: edge_feat", edge_feat, want).to(self._features.rows)
+        return matrix("Session.ingest: edge_feat", edge_feat, want).to(self._features.rows)
 
     def _node_rows(self, node_feat: Mapping[Any, Any] | None, new: list[tuple[NodeIds, Any, int]]) -> Tensor | None:
         """Features of new nodes, if the data had some: those given, else zeros."""
@@ -570,7 +551,7 @@ class Session:
         out = table.new_zeros(len(new), table.shape[1])
         for i, (_, name, _) in enumerate(new):
             if node_feat and name in node_feat:
-                row = _matrix(f"Session.ingest: node_feat of {name}", [node_feat[name]], [1, table.shape[1]])
+                row = matrix(f"Session.ingest: node_feat of {name}", [node_feat[name]], [1, table.shape[1]])
                 out[i] = row[0].to(table)
         return out
 
@@ -584,23 +565,3 @@ class Session:
             more = [random_features(self.config, self._capacity, size - self._capacity)]
         self.model.grow(size, *more)
         self._capacity = size
-
-
-def _matrix(what: str, x: Any, shape: list[int]) -> Tensor:
-    try:
-        out = torch.as_tensor(x if isinstance(x, Tensor) else np.asarray(x))
-    except (TypeError, ValueError):
-        raise ValueError(f"{what} must be {shape} numbers, got {type(x).__name__}") from None
-    if list(out.shape) != shape:
-        raise ValueError(f"{what} must be {shape}, got {list(out.shape)}")
-    if not bool(torch.isfinite(out.float()).all()):
-        raise ValueError(f"{what} must be finite, got NaN or infinity")
-    return out
-
-
-def _unpacked(events: TemporalEvents, node_feat: Mapping[Any, Any] | None) -> tuple[Any, ...]:
-    """Ends by original id, times and features of events."""
-    ids = np.arange(events.num_nodes) if events.node_ids is None else events.node_ids
-    if node_feat is None and events.node_feat is not None:
-        node_feat = dict(zip(ids.tolist(), events.node_feat, strict=True))
-    return ids[events.src.numpy()], ids[events.dst.numpy()], events.t, events.edge_feat, node_feat
