@@ -2,8 +2,9 @@
 
 Writes a synthetic stream once (edges in `edges.npz`, edge features in float16 in `edge_feat.npy`, in pieces), then trains TGN
 for a bounded number of batches after 1M, 5M and all events of history, in turns, the features staying in their file. Reports
-seconds a batch at each, which must not grow with the history, and the peak of the resident memory, of which the file's
-pages are the system's to take back.
+seconds a batch at each, and seconds a thousand nodes of the batch, which must not grow with the history (a batch has more
+neighbours until every root has as many as the sampler takes), and the peak of the resident memory, of which the file's pages
+are the system's to take back.
 
 Memory and mailboxes are filled as after a replay, every node with a mail, since replaying 20M events would take longer than
 all the rest: so a batch costs as much as it ever will.
@@ -103,6 +104,7 @@ def measure(folder: Path, batches: int, batch_size: int, histories: tuple[int, .
         raise ValueError(f"scale: events must be at least {each} (batches x batch size), got {whole}")
     seconds: dict[int, list[float]] = {h: [] for h in ends}
     losses: dict[int, list[float]] = {h: [] for h in ends}
+    sizes: dict[int, list[tuple[int, float]]] = {h: [] for h in ends}  # distinct nodes of a batch, neighbours a root
     timer, peak = StageTimer(), resident()
 
     def step(history: int, i: int) -> None:
@@ -114,6 +116,9 @@ def measure(folder: Path, batches: int, batch_size: int, histories: tuple[int, .
         seconds[history].append(time.perf_counter() - start)
         now = resident()
         peak = max(peak[0], now[0]), max(peak[1], now[1])
+        if i % TURN == 0:
+            batch = task.training_step(part, 0, 0).batch
+            sizes[history].append((len(batch.nodes), batch.block.count.float().mean().item()))
 
     with tqdm(total=batches * len(ends), unit=" batches", leave=False) as bar:
         for first in range(0, batches, TURN):
@@ -138,6 +143,8 @@ def measure(folder: Path, batches: int, batch_size: int, histories: tuple[int, .
                 "median_seconds": statistics.median(warm[h]),
                 "p20_seconds": float(np.quantile(warm[h], 0.2)),
                 "p80_seconds": float(np.quantile(warm[h], 0.8)),
+                "nodes_a_batch": statistics.fmean(n for n, _ in sizes[h]),
+                "neighbors_a_root": statistics.fmean(k for _, k in sizes[h]),
                 "first_turn_seconds": statistics.median(seconds[h][:TURN]),
                 "loss_first": losses[h][0],
                 "loss_last": statistics.fmean(losses[h][-TURN:]),
@@ -168,10 +175,10 @@ def picture(found: dict[str, Any], path: Path, theme: str = "light") -> None:
             p20, p50, p80 = (1e3 * r[f"{k}_seconds"] for k in ("p20", "median", "p80"))
             axes.bar(i, p50, width=0.5, color=color["faster"], linewidth=0)
             axes.plot([i, i], [p20, p80], color=color["text"], linewidth=1.2)
-            axes.annotate(
-                f"{p50:.0f} ms", (i, p80), (0, 4), textcoords="offset points", ha="center", color=color["text"]
-            )
-        axes.set_ylim(0, 1.25e3 * max(r["p80_seconds"] for r in rows))
+            per, k = 1e3 * p50 / r["nodes_a_batch"], r["neighbors_a_root"]
+            each = f"{p50:.0f} ms\n{k:.1f} neighbours a root\n{per:.0f} ms per 1,000 nodes"
+            axes.annotate(each, (i, p80), (0, 4), textcoords="offset points", ha="center", color=color["text"], size=9)
+        axes.set_ylim(0, 1.5e3 * max(r["p80_seconds"] for r in rows))
         axes.set_xticks(range(len(rows)), names)
         axes.tick_params(colors=color["muted"], length=0, labelsize=9)
         axes.grid(axis="y", color=color["grid"], linewidth=0.8)
@@ -224,7 +231,11 @@ def main(
         raise typer.BadParameter(str(error)) from error
     found["environment"] = environment(torch.device("cpu"))
     for row in found["histories"]:
-        typer.echo(f"{row['history']:>12,} events of history: {1e3 * row['median_seconds']:.1f} ms a batch")
+        ms, nodes_now = 1e3 * row["median_seconds"], row["nodes_a_batch"]
+        typer.echo(
+            f"{row['history']:>12,} events of history: {ms:.1f} ms a batch of {nodes_now:,.0f} nodes, "
+            f"{1e3 * ms / nodes_now:.1f} ms a thousand"
+        )
     gb = {k: found[f"peak_{k}_bytes"] / 1e9 for k in ("rss", "own", "file")}
     typer.echo(
         f"peak resident {gb['rss']:.2f} GB; peaks of own memory {gb['own']:.2f} GB, of file pages {gb['file']:.2f} GB"

@@ -1,8 +1,10 @@
 """The scale job at a tiny scale: writes once, trains from the file, tells time and memory."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import typer
 from typer.testing import CliRunner
@@ -91,3 +93,11 @@ def test_command(tmp_path):
     too_many = command(*args, "--batches", 300)
     assert too_many.exit_code == 2
     assert "events must be at least 12000" in too_many.output
+
+
+@pytest.mark.parametrize("name", ["peak_rss_bytes", "peak_file_bytes"])
+def test_committed_result(name):
+    path = Path(scale.__file__).parent / "results" / "cpu-2t" / "scale.json"
+    found = json.loads(path.read_text())
+    assert found["events"] == 20_000_000
+    assert found[name] < 8e9
