@@ -163,7 +163,7 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Events a batch.")] = 200,
     batches: Annotated[int, typer.Option(help="At most so many of each part; 0 for all.")] = 0,
     segment: Annotated[int, typer.Option(help="Batches a turn.")] = 20,
-    gate_batches: Annotated[int, typer.Option(help="Batches of the check.")] = 20,
+    gate_batches: Annotated[int, typer.Option(help="Batches of the check.")] = 6,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's default.")] = 0,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
 ) -> None:
