@@ -20,8 +20,9 @@ STRATEGIES = ("recent", "uniform")
 # Times that are scalars (window, bound_t) travel as the 64 bits of the graph's time dtype.
 define(
     "temporal_sample(Tensor row_start, Tensor row_end, Tensor nbr, Tensor eid, Tensor t, Tensor nodes, Tensor times, "
-    "Tensor? event_ids, int fanout, int visibility, bool uniform, bool replace, int window, int bound_t, int bound_eid, "
-    "int seed, int epoch, int batch, int root_offset, int hop) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "Tensor? event_ids, Tensor? draw_keys, int fanout, int visibility, bool uniform, bool replace, int window, "
+    "int bound_t, int bound_eid, int seed, int epoch, int batch, int root_offset, int hop) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 _NO_WINDOW = {torch.int64: -1, torch.float64: struct.unpack("q", struct.pack("d", math.inf))[0]}
@@ -62,12 +63,16 @@ def _lower_bound(start: Tensor, end: Tensor, precedes: Any) -> Tensor:
     return low
 
 
-def _draw(n: Tensor, fanout: int, count: Tensor, replace: bool, key: tuple[int, int, int, int, int]) -> Tensor:
+def _draw(
+    n: Tensor, fanout: int, count: Tensor, replace: bool, keys: Tensor | None, key: tuple[int, int, int, int, int]
+) -> Tensor:
     """`count` positions in [0, n) for each root, descending, -1 past `count`."""
     seed, epoch, batch, root_offset, hop = key
     roots = len(n)
-    root = (torch.arange(roots, device=n.device) + root_offset) & _INT32
-    fixed = [root, torch.full_like(root, batch & _INT32), torch.full_like(root, epoch & _INT32)]
+    if keys is None:
+        keys = (torch.arange(roots, device=n.device) + root_offset) & _INT32
+    root, high = keys & _INT32, (keys >> 32) & _INT32
+    fixed = [root, torch.full_like(root, batch & _INT32), high ^ (epoch & _INT32)]
     picks = torch.full((roots, fanout), -1, dtype=torch.int64, device=n.device)
     for i in range(fanout):
         if i % 2 == 0:
@@ -105,6 +110,7 @@ def _composite(
     nodes: Tensor,
     times: Tensor,
     event_ids: Tensor | None,
+    draw_keys: Tensor | None,
     fanout: int,
     visibility: int,
     uniform: bool,
@@ -159,7 +165,7 @@ def _composite(
     slot = torch.arange(fanout, device=t.device)
     newest = n[:, None] - 1 - slot
     if uniform:
-        draws = _draw(n, fanout, count, replace or tgl, (seed, epoch, batch, root_offset, hop))
+        draws = _draw(n, fanout, count, replace or tgl, draw_keys, (seed, epoch, batch, root_offset, hop))
         drawn &= (n > fanout) | replace
         if tgl and not empty:
             # what is not earlier than the root is drawn all the same, and dropped: the first ones
@@ -188,7 +194,7 @@ def _composite(
 def _fake(
     row_start: Tensor, row_end: Tensor, nbr: Tensor, eid: Tensor, t: Tensor, nodes: Tensor, times: Tensor, *args: Any
 ) -> Sample:
-    roots, fanout = nodes.shape[0], args[1]
+    roots, fanout = nodes.shape[0], args[2]
     return (
         nbr.new_empty((roots, fanout)),
         eid.new_empty((roots, fanout)),
@@ -291,6 +297,7 @@ def temporal_sample(
     event_ids: Tensor | None = None,
     batch_start: tuple[int | float, int] | None = None,
     root_offset: int = 0,
+    draw_keys: Tensor | None = None,
 ) -> Block:
     """Sample up to `fanout` past events of each root (node, time), with their other endpoints.
 
@@ -317,6 +324,9 @@ def temporal_sample(
         event_ids: int64 `[R]`, for `"by_event_id"`.
         batch_start: (time, event id) of the first event of the batch, for `"before_batch"`.
         root_offset: Index of the first root, when one set of roots is sampled in several calls.
+        draw_keys: int64 `[R]`, takes the place of index + `root_offset` in the key of the draws, all 64 bits of it: roots with
+            the same key draw the same words wherever they stand, roots with distinct keys unrelated ones. Keys
+            0, 1, 2, ... are the default. Not looked at by `"recent"`.
 
     Returns:
         A `Block`: `nbr`, `eid`, `dt` `[R, fanout]`, newest first, and `count` `[R]`. The search is exact and keeps no state;
@@ -380,6 +390,15 @@ def temporal_sample(
         if batch_start is None:
             raise ValueError("temporal_sample: batch_start must be given with semantics='before_batch', got None")
         bound_t, bound_eid = _scalar_time("batch_start[0]", batch_start[0], dtype), int(batch_start[1])
+    if draw_keys is not None:
+        if draw_keys.dtype != torch.int64:
+            raise TypeError(f"temporal_sample: draw_keys must be int64, got {draw_keys.dtype}")
+        if draw_keys.shape != nodes.shape:
+            given = list(draw_keys.shape)
+            raise ValueError(f"temporal_sample: draw_keys must be {list(nodes.shape)} like nodes, got {given}")
+        if draw_keys.device != t.device:
+            raise ValueError(f"temporal_sample: draw_keys must be on {t.device} like the graph, got {draw_keys.device}")
+        draw_keys = draw_keys.contiguous() if strategy == "uniform" else None
     try:
         nbr, eid, dt, count, float_t = torch.ops.gnnaccel.temporal_sample.default(
             g.row_start,
@@ -390,6 +409,7 @@ def temporal_sample(
             nodes.contiguous(),
             times.contiguous(),
             event_ids if visibility == 2 else None,
+            draw_keys,
             fanout,
             visibility,
             strategy == "uniform",

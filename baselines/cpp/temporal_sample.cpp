@@ -22,9 +22,10 @@ Time from_bits(int64_t bits) {
 
 Sample temporal_sample_cpu(const Tensor& row_start, const Tensor& row_end, const Tensor& nbr, const Tensor& eid,
                            const Tensor& t, const Tensor& nodes, const Tensor& times,
-                           const std::optional<Tensor>& event_ids, int64_t fanout, int64_t visibility, bool uniform,
-                           bool replace, int64_t window, int64_t bound_t, int64_t bound_eid, int64_t seed,
-                           int64_t epoch, int64_t batch, int64_t root_offset, int64_t hop) {
+                           const std::optional<Tensor>& event_ids, const std::optional<Tensor>& draw_keys,
+                           int64_t fanout, int64_t visibility, bool uniform, bool replace, int64_t window,
+                           int64_t bound_t, int64_t bound_eid, int64_t seed, int64_t epoch, int64_t batch,
+                           int64_t root_offset, int64_t hop) {
   const int64_t roots = nodes.numel();
   const bool is_float = t.scalar_type() == ScalarType::Double;
   Tensor out_nbr = empty({roots, fanout}, nbr.scalar_type()), out_eid = empty({roots, fanout}, eid.scalar_type());
@@ -42,6 +43,7 @@ Sample temporal_sample_cpu(const Tensor& row_start, const Tensor& row_end, const
     a.nodes = nodes.data_ptr();
     a.times = ptr<Time>(times);
     a.event_ids = event_ids.has_value() ? ptr<int64_t>(*event_ids) : nullptr;
+    a.draw_keys = draw_keys.has_value() ? ptr<int64_t>(*draw_keys) : nullptr;
     a.out_nbr = ptr<Id>(out_nbr);
     a.out_eid = ptr<Id>(out_eid);
     a.out_dt = ptr<Time>(out_dt);

@@ -19,7 +19,7 @@ def random_words(seed: int, epoch: int, batch: int, root: int, hop: int):
     """64-bit random words of one root."""
     word = 2**32
     for i in range(2**24):
-        counter = (hop * 2**24 + i, root % word, batch % word, epoch % word)
+        counter = (hop * 2**24 + i, root % word, batch % word, epoch % word ^ root // word % word)
         a, b, c, d = philox4x32(counter, (seed % word, seed // word % word))
         yield a + b * word
         yield c + d * word
@@ -84,6 +84,7 @@ def temporal_sample(
     event_ids: Tensor | None = None,
     batch_start: tuple | None = None,
     root_offset: int = 0,
+    draw_keys: Tensor | None = None,
     add_reverse: bool = True,
     id_dtype: torch.dtype = torch.int32,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -100,7 +101,8 @@ def temporal_sample(
     for r, (node, time) in enumerate(zip(nodes.tolist(), times.tolist(), strict=True)):
         events = sorted(history.get(node, []))
         event_id = None if event_ids is None else event_ids[r].item()
-        words = random_words(seed, epoch, batch, r + root_offset, hop)
+        key = (r + root_offset) % 2**32 if draw_keys is None else int(draw_keys[r])
+        words = random_words(seed, epoch, batch, key, hop)
         if semantics == "tgl_compat":
             seen = tgl_picks(events, time, fanout, strategy, window, words)
         else:

@@ -162,7 +162,8 @@ def build_batch(
         ends: How many of the roots, from the first on, are ends of the batch's events (for `Sampling.ends_only`).
 
     The others are `gnnaccel.temporal_sample`'s; `seed`, `epoch` and `batch` also key the dropout of the batch. Of several hops,
-    all but the first sample each distinct (node, time) pair once.
+    all but the first sample each distinct (node, time) pair once, and key its draws by the pair: they change with the batch's
+    number, not with what else is in the batch.
     """
     sampling = Sampling() if sampling is None else sampling
     rule = TimeSemantics.of(semantics)
@@ -211,6 +212,14 @@ class _Points:
     def keys(self) -> list[Tensor]:
         return [self.times] if self.event_ids is None else [self.times, self.event_ids]
 
+    def draw_keys(self) -> Tensor:
+        """64 bits that depend on a point and not on where it stands, int64 `[P]`."""
+        mixed = _mix(self.nodes.long())
+        for key in self.keys():
+            bits = (key + 0.0).view(torch.int64) if key.dtype == torch.float64 else key  # -0.0 is 0.0
+            mixed = _mix(mixed + bits)
+        return mixed
+
 
 def _sample_chain(
     graph: TemporalGraph,
@@ -242,6 +251,7 @@ def _sample_chain(
             window,
             hop=first_hop + depth,
             event_ids=points.event_ids,
+            draw_keys=points.draw_keys() if depth > 0 and sampling.strategy == "uniform" else None,
             **how,
         )
         neighbours = _neighbours(block, points, sampling.hop_time)
@@ -297,6 +307,14 @@ def _ranks(values: Tensor) -> tuple[Tensor, Tensor]:
     else:
         distinct, rank = unique_nodes(values.long())
     return rank, distinct
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A step of SplitMix64 (Steele et al., OOPSLA 2014), a bijection of int64; sums and products wrap."""
+    x = x + (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ (x >> 30 & 2**34 - 1)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ (x >> 27 & 2**37 - 1)) * (0x94D049BB133111EB - 2**64)
+    return x ^ (x >> 31 & 2**33 - 1)
 
 
 def _window(window: int | float | None, dtype: torch.dtype) -> int | float | None:

@@ -30,12 +30,13 @@ __device__ __forceinline__ void from_bits(int64_t bits, double& out) { out = __l
 
 // Plain arguments, all of eight bytes: any launcher can pass them.
 #define GNNACCEL_TEMPORAL_SAMPLE(NAME, ID, TIME)                                                                   \
-  extern "C" __global__ void NAME(                                                                                 \
-      const int64_t* row_start, const int64_t* row_end, const ID* nbr, const ID* eid, const TIME* t,               \
-      const void* nodes, const TIME* times, const int64_t* event_ids, ID* out_nbr, ID* out_eid, TIME* out_dt,      \
-      TIME* out_t, int32_t* out_count, int64_t num_nodes, int64_t num_roots, int64_t fanout, int64_t nodes_are_64, \
-      int64_t visibility, int64_t uniform, int64_t replace, int64_t window, int64_t bound_t, int64_t bound_eid,    \
-      int64_t seed, int64_t epoch, int64_t batch, int64_t root_offset, int64_t hop) {                              \
+  extern "C" __global__ void NAME(const int64_t* row_start, const int64_t* row_end, const ID* nbr, const ID* eid,  \
+                                  const TIME* t, const void* nodes, const TIME* times, const int64_t* event_ids,   \
+                                  const int64_t* draw_keys, ID* out_nbr, ID* out_eid, TIME* out_dt, TIME* out_t,   \
+                                  int32_t* out_count, int64_t num_nodes, int64_t num_roots, int64_t fanout,        \
+                                  int64_t nodes_are_64, int64_t visibility, int64_t uniform, int64_t replace,      \
+                                  int64_t window, int64_t bound_t, int64_t bound_eid, int64_t seed, int64_t epoch, \
+                                  int64_t batch, int64_t root_offset, int64_t hop) {                               \
     gnnaccel::SampleArgs<ID, TIME> a{};                                                                            \
     a.row_start = row_start;                                                                                       \
     a.row_end = row_end;                                                                                           \
@@ -45,6 +46,7 @@ __device__ __forceinline__ void from_bits(int64_t bits, double& out) { out = __l
     a.nodes = nodes;                                                                                               \
     a.times = times;                                                                                               \
     a.event_ids = event_ids;                                                                                       \
+    a.draw_keys = draw_keys;                                                                                       \
     a.out_nbr = out_nbr;                                                                                           \
     a.out_eid = out_eid;                                                                                           \
     a.out_dt = out_dt;                                                                                             \

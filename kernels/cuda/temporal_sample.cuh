@@ -28,6 +28,7 @@ struct SampleArgs {
   const void* nodes;         // [num_roots], int64 or int32
   const Time* times;         // [num_roots]
   const int64_t* event_ids;  // [num_roots] or null
+  const int64_t* draw_keys;  // [num_roots] or null
   Id* out_nbr;               // [num_roots, fanout], as the next three
   Id* out_eid;
   Time* out_dt;
@@ -43,7 +44,9 @@ struct SampleArgs {
 // --- Random draws ---
 
 // The draws of one root: key = seed, counter = (hop and draw, root, batch, epoch). Distinct counters for distinct
-// roots, hops, batches and epochs, so nothing depends on threads or on the order of work.
+// roots, hops, batches and epochs, so nothing depends on threads or on the order of work. A root is its index, or the
+// 64 bits it is given as its key: the low ones stand in its place, the high ones are added to the epoch without carry.
+// So distinct keys have distinct counters too, within a batch.
 struct Draws {
   uint32_t k0, k1, root, batch, epoch, counter;
   uint64_t spare;
@@ -55,9 +58,11 @@ GNNACCEL_HD Draws draws_of(const SampleArgs<Id, Time>& a, int64_t root) {
   Draws d;
   d.k0 = static_cast<uint32_t>(a.seed);
   d.k1 = static_cast<uint32_t>(static_cast<uint64_t>(a.seed) >> 32);
-  d.root = static_cast<uint32_t>(root + a.root_offset);
+  const uint64_t key =
+      a.draw_keys != nullptr ? static_cast<uint64_t>(a.draw_keys[root]) : static_cast<uint32_t>(root + a.root_offset);
+  d.root = static_cast<uint32_t>(key);
   d.batch = static_cast<uint32_t>(a.batch);
-  d.epoch = static_cast<uint32_t>(a.epoch);
+  d.epoch = static_cast<uint32_t>(a.epoch) ^ static_cast<uint32_t>(key >> 32);
   d.counter = static_cast<uint32_t>(a.hop) << 24;
   d.spare = 0;
   d.have_spare = false;

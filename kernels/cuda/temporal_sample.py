@@ -45,6 +45,7 @@ def temporal_sample(
     nodes: Tensor,
     times: Tensor,
     event_ids: Tensor | None,
+    draw_keys: Tensor | None,
     fanout: int,
     visibility: int,
     uniform: bool,
@@ -68,7 +69,8 @@ def temporal_sample(
     out_count = torch.empty(roots, dtype=torch.int32, device=t.device)
     if roots == 0:
         return out_nbr, out_eid, out_dt, out_count, out_t
-    tensors = (row_start, row_end, nbr, eid, t, nodes, times, event_ids, out_nbr, out_eid, out_dt, out_t, out_count)
+    inputs = (row_start, row_end, nbr, eid, t, nodes, times, event_ids, draw_keys)
+    tensors = (*inputs, out_nbr, out_eid, out_dt, out_t, out_count)
     scalars = (
         *(row_start.shape[0], roots, fanout, nodes.dtype == torch.int64, visibility, uniform, replace),
         *(window, bound_t, bound_eid, seed, epoch, batch, root_offset, hop),

@@ -112,9 +112,9 @@ void launch(long blocks, unsigned threads, const F& kernel) {
   extern "C" void run_##NAME(long blocks, unsigned threads, const void* const* p, const int64_t* s) {           \
     launch(blocks, threads, [&] {                                                                               \
       NAME((const int64_t*)p[0], (const int64_t*)p[1], (const ID*)p[2], (const ID*)p[3], (const TIME*)p[4],     \
-           p[5], (const TIME*)p[6], (const int64_t*)p[7], (ID*)p[8], (ID*)p[9], (TIME*)p[10], (TIME*)p[11],     \
-           (int32_t*)p[12], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12],    \
-           s[13], s[14]);                                                                                       \
+           p[5], (const TIME*)p[6], (const int64_t*)p[7], (const int64_t*)p[8], (ID*)p[9], (ID*)p[10],          \
+           (TIME*)p[11], (TIME*)p[12], (int32_t*)p[13], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8],   \
+           s[9], s[10], s[11], s[12], s[13], s[14]);                                                            \
     });                                                                                                         \
   }
 RUN(temporal_sample_i32_i64, int32_t, int64_t)
@@ -138,18 +138,18 @@ def on_host(tmp_path_factory):
     def run(*args):
         out = torch.ops.gnnaccel.temporal_sample.default(*args)
         poisoned = [torch.full_like(o, 77) for o in out]
-        *tensors, fanout, visibility, uniform, replace = args[:12]
+        *tensors, fanout, visibility, uniform, replace = args[:13]
         nbr, t, nodes = tensors[2], tensors[4], tensors[5]
         order = [poisoned[i] for i in (0, 1, 2, 4, 3)]
         pointers = [0 if x is None or x.numel() == 0 else x.data_ptr() for x in [*tensors, *order]]
         scalars = [len(tensors[0]), len(nodes), fanout, int(nodes.dtype == torch.int64), visibility, uniform, replace]
-        scalars = [int(x) for x in [*scalars, *args[12:]]]
+        scalars = [int(x) for x in [*scalars, *args[13:]]]
         kernel = getattr(library, "run_" + launcher.NAMES[nbr.dtype, t.dtype])
         blocks = -(-len(nodes) // launcher.BLOCK_ROOTS)
         kernel(
             ctypes.c_long(blocks),
             ctypes.c_uint(launcher.BLOCK_ROOTS),
-            (ctypes.c_void_p * 13)(*pointers),
+            (ctypes.c_void_p * 14)(*pointers),
             (ctypes.c_int64 * 15)(*scalars),
         )
         return out, poisoned
@@ -168,6 +168,7 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(on_host, ids, time):
     nodes = torch.randint(-1, 43, (roots,), generator=gen)
     times = t[torch.randint(0, events, (roots,), generator=gen)]
     event_ids = torch.randint(0, events, (roots,), generator=gen)
+    draw_keys = torch.randint(-(2**63), 2**63 - 1, (roots,), generator=gen)
     no_window = ga.ops.temporal_sample.__globals__["_NO_WINDOW"][time]
     bits = ga.ops.temporal_sample.__globals__["_bits"]
     for visibility, (uniform, replace), window, fanout in itertools.product(
@@ -176,6 +177,7 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(on_host, ids, time):
         args = (
             *(g.row_start, g.row_end, g.nbr, g.eid, g.t),
             *(nodes.to(torch.int32) if visibility else nodes, times, event_ids if visibility == 2 else None),
+            draw_keys if window is None else None,
             *(fanout, visibility, uniform, replace),
             *(no_window if window is None else bits(window, time), bits(t[events // 2].item(), time), events // 2),
             *(2**35 + 1, 3, 4, 1000, 2),

@@ -13,8 +13,9 @@ if INTERPRET:
 
 def sample(src, dst, t, nodes, times, *, add_reverse=True, id_dtype=None, **options):
     g = ga.TemporalGraph.from_events(src, dst, t, add_reverse=add_reverse, id_dtype=id_dtype)
-    if options.get("event_ids") is not None:
-        options["event_ids"] = options["event_ids"].to(g.device)
+    for name in ("event_ids", "draw_keys"):
+        if options.get(name) is not None:
+            options[name] = options[name].to(g.device)
     block = ga.temporal_sample(g, nodes.to(g.device), times.to(g.device), **options)
     return block.nbr, block.eid, block.dt, block.count, block.t
 
@@ -53,6 +54,16 @@ def make(events=60, nodes=8, roots=40, span=30, time=torch.int64, order="sorted"
     return build
 
 
+def keyed(**options):
+    def build(gen):
+        args = make(fanout=4, strategy="uniform", epoch=3, batch=2, root_offset=9, **options)(gen)
+        keys = torch.randint(-(2**63), 2**63 - 1, args["nodes"].shape, generator=gen)
+        keys[::3] = torch.arange(len(keys))[::3] % 4  # small ones, and equal ones
+        return {**args, "draw_keys": keys}
+
+    return build
+
+
 def wide(gen):
     args = make(strategy="uniform", fanout=3)(gen)
     return {**args, "id_dtype": torch.int64, "nodes": args["nodes"].to(torch.int32)}
@@ -84,6 +95,9 @@ CASES = [
     Case(
         "tgl_compat_float", make(time=torch.float64, fanout=4, semantics="tgl_compat", strategy="uniform", window=1.0)
     ),
+    Case("keyed", keyed()),
+    Case("keyed_replace", keyed(replace=True, time=torch.float64)),
+    Case("keyed_tgl_compat", keyed(semantics="tgl_compat")),
     Case("tgl_compat_one", make(events=1, nodes=1, roots=3, semantics="tgl_compat")),
     Case("tgl_compat_no_events", make(events=0, semantics="tgl_compat", strategy="uniform")),
     Case("tgl_compat_several_groups", make(events=3000, nodes=50, roots=1031, semantics="tgl_compat"), small=False),
@@ -114,7 +128,7 @@ del TestTemporalSample.test_fake, TestTemporalSample.test_compiles
 def raw(src, dst, t, nodes, times, fanout=10, event_ids=None, **options):
     g = ga.TemporalGraph.from_events(src, dst, t)
     return (
-        *(g.row_start, g.row_end, g.nbr, g.eid, g.t, nodes, times, None),
+        *(g.row_start, g.row_end, g.nbr, g.eid, g.t, nodes, times, None, options.get("draw_keys")),
         *(fanout, 0, options.get("strategy") == "uniform", bool(options.get("replace")), 2**62, 0, 0, 0, 0, 0, 0, 0),
     )
 
@@ -284,6 +298,35 @@ def test_draws_depend_on_each_part_of_the_key_and_on_nothing_else():
             assert torch.equal(first, draw(seed=1))
 
 
+def test_draws_follow_their_keys():
+    """Wherever a root stands; by all 64 bits; and the indices as keys change nothing."""
+    g = line(list(range(200)))
+    gen = torch.Generator().manual_seed(4)
+    n = 300
+    roots = torch.zeros(n, dtype=torch.int64, device=DEVICE)
+    times = torch.full_like(roots, 300)
+    keys = torch.randint(-(2**63), 2**63 - 1, (n,), generator=gen).to(DEVICE)
+
+    def draw(keys, lo=0, hi=n, strategy="uniform", **key):
+        return ga.temporal_sample(g, roots[lo:hi], times[lo:hi], 4, strategy, seed=1, draw_keys=keys, **key).eid
+
+    first = draw(keys, epoch=2)
+    moved = torch.randperm(n, generator=gen).to(DEVICE)
+    assert torch.equal(draw(keys[moved], epoch=2), first[moved])
+    assert torch.equal(draw(keys[100:], 100, epoch=2), first[100:])
+    assert torch.equal(draw(keys, epoch=2, root_offset=5), first)
+    assert torch.equal(draw(torch.stack([keys, keys], 1)[:, 0], epoch=2), first), "strided"
+    for other in ({"epoch": 3}, {"epoch": 2, "batch": 1}, {"epoch": 2, "hop": 1}):
+        assert not torch.equal(draw(keys, **other), first), other
+    bits = torch.tensor([1 << b if b < 63 else -(2**63) for b in range(64)], device=DEVICE) ^ keys[0]
+    one = torch.cat([keys[:1], bits])
+    assert len(draw(one, 0, 65, epoch=2).unique(dim=0)) == 65
+    index = torch.arange(n, device=DEVICE)
+    assert torch.equal(draw(index, epoch=2), draw(None, epoch=2))
+    assert torch.equal(draw(index + 7, epoch=2), draw(None, epoch=2, root_offset=7))
+    assert torch.equal(draw(keys, strategy="recent"), draw(None, strategy="recent"))
+
+
 def test_random_words_are_philox():
     """Known answers of Philox4x32-10 (Random123's kat_vectors), for the reference and the fallback."""
     from gnnaccel.baselines.reference.temporal_sample import philox4x32
@@ -418,7 +461,7 @@ def test_fake(device, time):
         t = torch.empty(6, dtype=time, device=device)
         nodes, times = torch.empty(7, dtype=torch.int64, device=device), torch.empty(7, dtype=time, device=device)
         outs = torch.ops.gnnaccel.temporal_sample(
-            rows, rows, ids, ids, t, nodes, times, None, 3, 0, False, False, 0, 0, 0, 0, 0, 0, 0, 0
+            rows, rows, ids, ids, t, nodes, times, None, None, 3, 0, False, False, 0, 0, 0, 0, 0, 0, 0, 0
         )
     shapes = [(7, 3), (7, 3), (7, 3), (7,), (7 if time == torch.float64 else 0, 3)]
     dtypes = [torch.int32, torch.int32, time, torch.int32, time]
@@ -464,6 +507,8 @@ def test_block_moves():
             ValueError,
             r"event_ids must be \[2\] like nodes, got \[1\]",
         ),
+        ({"draw_keys": torch.tensor([1, 2], dtype=torch.int32)}, TypeError, "draw_keys must be int64, got torch.int32"),
+        ({"draw_keys": torch.tensor([1])}, ValueError, r"draw_keys must be \[2\] like nodes, got \[1\]"),
         (
             {"semantics": "before_batch"},
             ValueError,
@@ -503,3 +548,5 @@ def test_wrong_device():
         ga.temporal_sample(
             line([1, 2]), torch.empty(1, dtype=torch.int64, device="meta"), torch.tensor([1], device=DEVICE)
         )
+    with pytest.raises(ValueError, match=r"draw_keys must be on .* like the graph, got meta"):
+        ask(line([1, 2]), 0, 3, draw_keys=torch.empty(1, dtype=torch.int64, device="meta"))
