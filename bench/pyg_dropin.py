@@ -179,7 +179,12 @@ def main(
         ratio = f"  {row['ratio']:.2f}x ({row['ratio_p20']:.2f}-{row['ratio_p80']:.2f})" if "ratio" in row else ""
         print(f"{row['mode']:5} {row['provider']:8} {row['epoch_s']:8.2f} s  {row['p50_ms']:7.2f} ms a batch{ratio}")
     if json_file is not None:
-        report = {"schema": 1, "environment": environment(torch.device("cpu")), "data": Path(data).name, "batch_size": batch_size}
+        report = {
+            "schema": 1,
+            "environment": environment(torch.device("cpu")),
+            "data": Path(data).name,
+            "batch_size": batch_size,
+        }
         report |= {"gate": checked, "rows": rows}
         json_file.parent.mkdir(parents=True, exist_ok=True)
         scratch = json_file.with_name(json_file.name + ".tmp")
