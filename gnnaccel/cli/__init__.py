@@ -8,6 +8,7 @@ import warnings
 
 import typer
 from rich.logging import RichHandler
+from rich.markup import escape
 
 from gnnaccel.cli import data as data_command
 from gnnaccel.cli._common import err
@@ -56,5 +57,7 @@ def main() -> None:
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         # ours are ValueErrors that already say what to do; the rest keep their type
         name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        err.print(f"[bold red]error:[/bold red] {name}{error}", highlight=False, markup=True, soft_wrap=True)
+        err.print(
+            f"[bold red]error:[/bold red] {escape(f'{name}{error}')}", highlight=False, markup=True, soft_wrap=True
+        )
         sys.exit(2)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +92,11 @@ def leakcheck(
         "seed": seed,
         "name": subject,
     }
-    with tqdm(unit=" events", unit_scale=True, leave=False, dynamic_ncols=True, disable=quiet) as bar:
+    option = "--sampler" if sampler is not None else "--model"
+    with (
+        tqdm(unit=" events", unit_scale=True, leave=False, dynamic_ncols=True, disable=quiet) as bar,
+        _told(option, subject),
+    ):
         if sampler is not None:
             report = check_sampler(
                 make,
@@ -126,6 +131,8 @@ def _sampler(spec: str, neighbors: int) -> Callable[[Any], Any]:
 
 def _model(spec: str, settings: list[str]) -> tuple[Callable[[Any], Any], str, str | None]:
     from gnnaccel.leakcheck import model_of_run, model_of_task
+    from gnnaccel.models import TemporalModel
+    from gnnaccel.train.build import resolve_own
     from gnnaccel.train.config import load_config, preset_names
 
     if Path(spec).exists() and ":" not in spec:
@@ -133,7 +140,23 @@ def _model(spec: str, settings: list[str]) -> tuple[Callable[[Any], Any], str, s
         return make, f"{config.model.name} of {spec}", data
     if spec in preset_names():
         return model_of_task(load_config(spec, None, settings)), spec, None
+    if ":" in spec:
+        own = resolve_own("--model", spec)
+        if isinstance(own, type) and issubclass(own, TemporalModel):
+            return model_of_task(load_config(spec)), spec, None
     return _own("--model", spec, f"a run's folder, {', '.join(preset_names())}"), spec, None
+
+
+@contextmanager
+def _told(option: str, subject: str) -> Iterator[None]:
+    """An error in a user's own sampler or model is told in one line, not as a leak."""
+    try:
+        yield
+    except Exception as error:
+        if ":" not in subject or isinstance(error, ValueError):
+            raise
+        text = " ".join(str(error).split())
+        raise ValueError(f"{option} {subject}: {type(error).__name__}: {text}") from error
 
 
 def _own(option: str, spec: str, known: str) -> Callable[[Any], Any]:

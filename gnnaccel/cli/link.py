@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,14 +71,14 @@ def train(
     from gnnaccel.train.link import LinkTask
     from gnnaccel.train.trainer import Interrupted, Trainer, TrainingError
 
-    settings_used = load_config(model, config, settings or [])
-    model = model or settings_used.model.name
     if list_settings:
         table = Table("setting", "default", "meaning")
         for row in describe():
             table.add_row(*row)
         out.print(table)
         return
+    settings_used = load_config(model, config, settings or [])
+    model = model or settings_used.model.name
     set_threads(threads)
     keep_freed_memory()
     where = pick_device(device)
@@ -203,15 +204,15 @@ def predict(
         columns: dict[str, np.ndarray]
         if top is None:
             score = predictor.score(src, dst, t).numpy()
-            columns = {"src": ids[src], "dst": ids[dst], "t": t.numpy(), "score": score}
+            columns = {"src": ids[src.numpy()], "dst": ids[dst.numpy()], "t": t.numpy(), "score": score}
         else:
             nodes, scores = predictor.top(src, t, top)
             k = nodes.shape[1]
             columns = {
-                "src": ids[src].repeat(k),
+                "src": ids[src.numpy()].repeat(k),
                 "t": t.numpy().repeat(k),
                 "rank": np.tile(np.arange(1, k + 1), len(src)),
-                "dst": ids[nodes.reshape(-1)],
+                "dst": ids[nodes.reshape(-1).numpy()],
                 "score": scores.reshape(-1).numpy(),
             }
     _write_csv(columns, to)
@@ -259,10 +260,6 @@ def _given_negatives(source: str, events, part: str, chosen: slice):
     if source == "tgb":
         return tgb_negatives(events, part, chosen)
     return read_negatives(source, events, chosen)
-
-
-def _columns(label: str | None) -> dict[str, Any]:
-    return {} if label is None else {"label": label}
 
 
 def set_threads(count: int | None) -> None:
@@ -315,7 +312,17 @@ def load_task(run: Path, data: str | None, device: torch.device, batch_size: int
     config = config_of(state)
     if config.classify.task != "none":
         raise CheckpointError(f"{path} is of gnnaccel classify, not of a link run; its results are in results.json")
-    events = load(data or state["data"]["name"], **_columns(label))
+    if "position" not in state:
+        what = (
+            "a session (Session.load reads it)"
+            if "kind" in state
+            else "from amid training; give the run or its best.pt"
+        )
+        raise CheckpointError(f"{path} is {what}")
+    name = data or state["data"]["name"]
+    events = load(name)
+    if label is not None:  # the features stay those that the run was trained on
+        events = replace(events, label=load(name, label=label).label)
     task = LinkTask.create(config, events, device)
     check_fits(state, task, path)
     if batch_size:
@@ -352,7 +359,7 @@ def _read_queries(path: Path, events, need_dst: bool):
     t = table["t"].to_numpy()
     if t.dtype.kind not in "iuf" or not np.isfinite(t).all():
         raise ValueError(f"{path}: column t must hold finite numbers in the unit of the data")
-    times = torch.from_numpy(np.ascontiguousarray(t))
+    times = torch.from_numpy(np.array(t))  # a copy: Arrow's memory is read-only
     if not events.t.dtype.is_floating_point and t.dtype.kind == "f":
         times = torch.from_numpy(np.ceil(t))  # nothing happens between ticks: t' < 1.5 is t' < 2
     times = times.to(events.t.dtype)

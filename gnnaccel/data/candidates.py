@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +180,7 @@ def read_negatives(path: str | Path, events: TemporalEvents, part: slice) -> Rag
             if isinstance(file, np.ndarray):
                 raise ValueError("it holds a single array")
             arrays = {k: file[k] for k in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(path, f"not a readable npz of lists ({error})") from None
     for name in ("indptr", "ids"):
         if name not in arrays:

@@ -244,10 +244,10 @@ class TemporalGraph:
                 raise ValueError(f"TemporalGraph.append: t must not be earlier than the last event, got {given}")
             try:
                 self._append(src, dst, t)
-            except (
-                BaseException
-            ):  # a keyboard interrupt, no memory: what readers see is whole, what the writer knows is not
+            except BaseException:
+                # an interrupt, no memory: what readers see is whole, what the writer knows is not
                 self._table = self._room = None
+                self._used = len(self.view.nbr)
                 raise
 
     @property

@@ -23,6 +23,7 @@ from gnnaccel.nn import Classifier
 from gnnaccel.train.config import Config, ConfigError
 from gnnaccel.train.labels import Labels, label_metrics, read_labels
 from gnnaccel.train.link import LinkTask, Step
+from gnnaccel.train.trainer import fingerprint
 
 _ORDER, _CLASS, _ROW = 3, 4, 5  # streams of random numbers
 _ROWS = 1 << 13  # rows judged at once
@@ -64,11 +65,12 @@ def collect_embeddings(task: LinkTask, path: str | Path, *, both: bool, progress
     path = Path(path)
     key = _key(task, both)
     note = path.with_suffix(".json")
-    if path.is_file() and note.is_file() and json.loads(note.read_text("utf-8")).get("key") == key:
+    if path.is_file() and _noted(note) == key:
         if progress is not None:
             progress.update(len(task.events))
         return np.load(path, mmap_mode="c")
     path.parent.mkdir(parents=True, exist_ok=True)
+    note.unlink(missing_ok=True)  # an old note must not describe new rows
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     task.reset()
     rows: np.ndarray | None = None
@@ -90,9 +92,17 @@ def collect_embeddings(task: LinkTask, path: str | Path, *, both: bool, progress
     return np.load(path, mmap_mode="c")
 
 
+def _noted(note: Path) -> str | None:
+    try:
+        return json.loads(note.read_text("utf-8")).get("key")
+    except (OSError, ValueError, AttributeError):  # absent, or cut short: the rows are collected again
+        return None
+
+
 def _key(task: LinkTask, both: bool) -> str:
     e = task.config.eval
-    digest = hashlib.sha256(f"{both} {e.batch_size} {e.exact} {task.config.data.semantics}".encode())
+    about = f"{both} {e.batch_size} {e.exact} {task.config.data.semantics} {fingerprint(task.events)}"
+    digest = hashlib.sha256(f"{about} {task.config.sampler} {task.config.model}".encode())
     for tensor in (*(p.detach() for p in task.model.parameters()), task.src, task.dst, task.t):
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -156,6 +166,11 @@ class FrozenTask:
             balance=balance,
             main_metric=labels.main_metric,
         )
+
+    def learns_from(self) -> bytes:
+        """What the classifier is fitted to beside the events: labels, and some rows that stand for all embeddings."""
+        some = np.ascontiguousarray(self.embeddings[:: max(len(self.embeddings) // 4096, 1)])
+        return self.labels.y.numpy().tobytes() + some.tobytes()
 
     def reset(self) -> None:
         """There is no state."""
@@ -253,6 +268,10 @@ class JointTask(LinkTask):
         dim = classifier_inputs(config, h, h, task._features(slice(0, 1))).shape[1]
         task.model.add_module("classifier", Classifier(dim, len(labels.values), c.hidden, c.dropout).to(task.device))
         return task
+
+    def learns_from(self) -> bytes:
+        """The labels."""
+        return self.labels.y.numpy().tobytes()
 
     def _features(self, part: slice) -> Tensor | None:
         return None if self.edge_feat is None else self.edge_feat[part]

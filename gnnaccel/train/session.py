@@ -41,6 +41,7 @@ class _Waiting(NamedTuple):
 class Snapshot(NamedTuple):
     """A state of a session to go back to; made by `Session.snapshot`, good for the session that made it."""
 
+    key: object  # of the session
     serial: int
     num_events: int
     num_nodes: int
@@ -101,6 +102,11 @@ class Session:
         """
         if not isinstance(model, TemporalModel):
             raise TypeError(f"Session: model must be a gnnaccel.models.TemporalModel, got {type(model).__name__}")
+        if config.data.semantics != "strict":
+            given = config.data.semantics
+            raise ValueError(
+                f"Session: the run must have data.semantics 'strict', since answers are strict, got {given!r}"
+            )
         self.config, self.graph, self.name = config, graph, name
         self.model: Any = model.eval()
         self.device = graph.device
@@ -110,7 +116,7 @@ class Session:
         self._batches, self._settled = 0, settled
         none = torch.zeros(0, dtype=torch.int64, device=self.device)
         self._waiting = _Waiting(none, none, graph.t[:0], graph.num_events)
-        self._serial = 0
+        self._serial, self._key = 0, object()
         self._live: list[int] = []  # snapshots that can be gone back to
         self._lock = threading.RLock()
         with torch.no_grad():
@@ -143,6 +149,8 @@ class Session:
             return cls._restore(state, device)
         if "position" not in state:
             raise CheckpointError(f"{file} is a checkpoint to resume from; a session starts from best.pt")
+        if config_of(state).classify.task != "none":
+            raise CheckpointError(f"{file} is of gnnaccel classify; a session starts from a link run")
         events = data if isinstance(data, TemporalEvents) else load(data or state["data"]["name"])
         task = LinkTask.create(config_of(state), events, device)
         check_fits(state, task, file)
@@ -173,6 +181,8 @@ class Session:
         with self._lock:
             packed = self.graph.compact()
             arrays = {k: getattr(packed, k) for k in ("indptr", "nbr", "eid", "t")}
+            # rows of nodes that were undone are empty, and unknown to the tables of the model
+            arrays["indptr"] = arrays["indptr"][: self._nodes + 1].clone()
             one = self._ids[0] is self._ids[1]
             given = self._node_features == "given"
             config = self.config.model_dump()
@@ -289,9 +299,17 @@ class Session:
             self._nodes += len(new)
             src_row, dst_row = (torch.from_numpy(x).to(self.device) for x in rows)
             first = self.graph.num_events
-            if feat is not None and self._features is not None:
-                self._features.append(feat)
-            self.graph.append(src_row, dst_row, times)
+            try:
+                if feat is not None and self._features is not None:
+                    self._features.append(feat)
+                self.graph.append(src_row, dst_row, times)
+            except BaseException:  # no memory, an interrupt: none of the events has happened
+                self._nodes -= len(new)
+                for ids in self._ids:
+                    ids.truncate(self._nodes)
+                if self._features is not None:
+                    self._features.truncate(first)
+                raise
             self._in_batches(src_row, dst_row, times, first)
 
     def flush(self) -> None:
@@ -462,6 +480,7 @@ class Session:
             self._serial += 1
             self._live.append(self._serial)
             return Snapshot(
+                self._key,
                 self._serial,
                 self.num_events,
                 self._nodes,
@@ -480,7 +499,7 @@ class Session:
             ValueError: The snapshot is of another session, or was itself undone.
         """
         with self._lock:
-            if to.serial not in self._live:
+            if to.key is not self._key or to.serial not in self._live:
                 raise ValueError("Session.rollback: the snapshot must be of this session and not undone, got another")
             del self._live[self._live.index(to.serial) + 1 :]
             self.graph.truncate(to.num_events)

@@ -125,11 +125,25 @@ def learn(task: Task, optimizer: FusedAdam, step: Any, timer: StageTimer, commit
 
 
 def fingerprint(events: TemporalEvents) -> str:
-    """Hash of sources, destinations and times: tells a checkpoint whether it meets the data it was trained on."""
+    """Hash of sources, destinations, times and features: tells a checkpoint whether it meets the data it was trained on.
+
+    Of features some thousand rows stand for all, since a table may be larger than memory.
+    """
     digest = hashlib.sha256()
     for array in (events.src, events.dst, events.t):
         digest.update(array.cpu().contiguous().numpy().tobytes())
+    for table in (events.edge_feat, events.node_feat):
+        if table is not None:
+            some = table[:: max(len(table) // 4096, 1)].float()
+            digest.update(f"{list(table.shape)} {table.dtype}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def task_fingerprint(task: Task) -> str:
+    """`fingerprint` of the task's events, and of what else it learns from (`learns_from()`, bytes)."""
+    more = getattr(task, "learns_from", None)
+    found = fingerprint(task.events)
+    return found if more is None else f"{found}-{hashlib.sha256(more()).hexdigest()[:16]}"
 
 
 class Trainer:
@@ -249,7 +263,7 @@ class Trainer:
                 "name": self.data,
                 "num_nodes": self.task.events.num_nodes,
                 "num_events": len(self.task.events),
-                "fingerprint": fingerprint(self.task.events),
+                "fingerprint": task_fingerprint(self.task),
             },
             "model": self.task.model.state_dict(),
         }
@@ -414,10 +428,10 @@ class Trainer:
 def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
     """Raise `CheckpointError` unless the checkpoint was made with this task's configuration and data."""
     data = state["data"]
-    if data["fingerprint"] != fingerprint(task.events):
+    if data["fingerprint"] != task_fingerprint(task):
         raise CheckpointError(
             f"{path} was trained on {data['num_events']} events of {data['name'] or 'other data'}, and these "
-            f"{len(task.events)} events of {task.events.name} are not the same; start a new run"
+            f"{len(task.events)} events of {task.events.name} are not the same, or their features or labels; start a new run"
         )
     theirs, ours = _flat(config_of(state).model_dump()), _flat(task.config.model_dump())
     differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith(UNBOUND)]

@@ -70,6 +70,7 @@ def test_the_file_is_read_in_place(tmp_path, monkeypatch):
 
 
 def test_command(tmp_path):
+    pytest.importorskip("matplotlib")
     args = [
         "--folder",
         tmp_path / "d",

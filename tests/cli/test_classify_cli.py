@@ -68,6 +68,11 @@ def test_labels_of_a_column(tmp_path, in_process):  # noqa: F811
     done = in_process("classify", run, "--task", "edge", "--label", "state", "--json", *QUICK)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
+    default = run / "edge"
+    folder = ["--out", default] if default.exists() else []
+    other = in_process("classify", run, "--task", "edge", "--label", "label", "--resume", *folder, *QUICK)
+    assert other.returncode == 2
+    assert "or their features or labels" in " ".join(other.stderr.split())
     assert set(results["test_per_class"]) == {"0", "1", "2"}
     assert "test_auc" not in results
     assert results["test_micro_f1"] == results["test_accuracy"]

@@ -95,6 +95,46 @@ def test_predict_scores_rows_in_any_order(run, tmp_path):
     assert [g["score"] for g in csv.DictReader(back.stdout.splitlines())] == [g["score"] for g in reversed(got)]
 
 
+def test_predict_one_row(run, tmp_path, in_process):
+    for text, more in (("src,dst,t\nuser3,item9,1600080000\n", []), ("src,t\nuser3,1600080000\n", ["--top", 1])):
+        (tmp_path / "q.csv").write_text(text)
+        done = in_process("predict", run, "--input", tmp_path / "q.csv", "--quiet", *more)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        assert len(done.stdout.splitlines()) == 2
+
+
+def test_only_a_best_checkpoint_is_evaluated(run, in_process):
+    done = in_process("eval", run / "checkpoint.pt", "--quiet")
+    assert done.returncode == 2
+    assert "amid training" in done.stderr
+
+
+def test_settings_are_listed_without_a_model(in_process):
+    done = in_process("train", "--list-settings")
+    assert done.returncode == 0, done.stderr
+    assert "aggregator.kind" in done.stdout
+
+
+def test_what_the_user_wrote_is_shown_as_it_is(in_process):
+    done = in_process("train", "tgn", "--set", "[/x]")
+    assert done.returncode == 2
+    assert "got '[/x]'" in done.stderr
+
+
+def test_changed_features_are_other_data(tmp_path, in_process):
+    rows = [f"{i % 31},{31 + i * 7 % 12},{60 * i}" for i in range(600)]
+    for name, shift in (("a", 0), ("b", 1)):
+        lines = ["src,dst,t,label,f", *(f"{r},0,{(i + shift) % 5}.5" for i, r in enumerate(rows))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "run"
+    done = in_process("train", "tgn", "--data", tmp_path / "a.csv", "--out", out, "--quiet", *SMALL)
+    assert done.returncode == 0, done.stderr
+    done = in_process("eval", out, "--data", tmp_path / "b.csv", "--quiet")
+    assert done.returncode == 2
+    assert "not the same, or their features" in " ".join(done.stderr.split())
+
+
 def test_predict_top(run, tmp_path, in_process):
     (tmp_path / "q.csv").write_text("src,t\nuser3,1600080000\nuser7,1600090001\n")
     done = in_process("predict", run, "--input", tmp_path / "q.csv", "--top", 4, "--quiet")

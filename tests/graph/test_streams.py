@@ -230,3 +230,23 @@ def test_compiled_sampling_sees_appended_events():
 def test_plain_torch_samples_one_view():
     with served_by("CompositeExplicitAutograd"):
         test_append_while_sampling(1)
+
+
+def test_an_interrupted_append_does_not_stop_the_next(monkeypatch):
+    r = torch.arange(300)
+    graph = ga.TemporalGraph.from_events(r % 3, (r + 1) % 3, r)
+    graph.append([0], [1], [300])
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph, "_publish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            graph.append(r % 3, (r + 1) % 3, torch.full((300,), 400))
+    graph.append([0], [1], [500])
+    whole = ga.TemporalGraph.from_events(
+        torch.cat([r % 3, torch.tensor([0, 0])]), torch.cat([(r + 1) % 3, torch.tensor([1, 1])]), [*range(301), 500]
+    )
+    for a, b in zip((graph.compact().indptr, graph.compact().t), (whole.indptr, whole.t), strict=True):
+        assert torch.equal(a, b)

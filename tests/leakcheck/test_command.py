@@ -54,6 +54,32 @@ def test_verdicts(leakcheck, args, code, says):
     assert says in out
 
 
+BROKEN = """
+class Sampler:
+    def sample(self, nodes, times, k):
+        return nodes.nope
+
+def make(events):
+    return Sampler()
+"""
+
+
+def test_an_error_in_a_users_sampler_is_no_leak(leakcheck, tmp_path):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    code, _, err = leakcheck("--sampler", "broken.py:make", "--data", STREAM, "--quiet")
+    assert code == 2
+    assert "--sampler broken.py:make: AttributeError: " in err
+    assert "Traceback" not in err
+
+
+def test_a_model_class_as_train_takes_it(leakcheck, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "compose.md").read_text("utf-8")
+    (tmp_path / "decay.py").write_text(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0])
+    code, out, err = leakcheck("--model", "decay.py:Decay", "--data", STREAM, "--quiet")
+    assert code == 0, err
+    assert "no leak found" in out
+
+
 def test_json(leakcheck):
     code, out, _ = leakcheck("--sampler", "gnnaccel:tgl_compat", "--data", STREAM, "--json", "--quiet", "-k", 3)
     found = json.loads(out)

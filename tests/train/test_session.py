@@ -438,3 +438,54 @@ def test_from_a_run(tmp_path):
 def test_needs_a_model_with_the_verbs():
     with pytest.raises(TypeError, match=r"model must be a gnnaccel\.models\.TemporalModel, got Linear"):
         Session(load_config("tgn"), torch.nn.Linear(1, 1), ga.TemporalGraph.from_events([], [], []), (), None)
+
+
+def small_session(seed=0):
+    src, dst = torch.tensor([0, 1, 2] * 20), torch.tensor([1, 2, 0] * 20)
+    events = TemporalEvents(
+        "small", src, dst, torch.arange(60), num_nodes=3, edge_feat=torch.arange(120).view(60, 2) / 120
+    )
+    config = load_config("tgn", overrides=[*SMALL, "eval.batch_size=10", f"train.seed={seed}"])
+    return Session.of(LinkTask.create(config, events), 60)
+
+
+def test_a_saved_session_without_the_nodes_that_were_undone(tmp_path):
+    session = small_session()
+    before = session.snapshot()
+    session.ingest(7, 8, 100, [[1.0, 2.0]])
+    session.rollback(before)
+    session.save(tmp_path / "s.pt")
+    again = Session.load(tmp_path / "s.pt")
+    assert again.num_nodes == 3
+    for s in (session, again):
+        s.ingest(9, 1, 101, [[0.5, 0.5]])
+    assert torch.equal(session.score(9, [0, 1, 2], 200), again.score(9, [0, 1, 2], 200))
+
+
+def test_a_snapshot_of_another_session_is_refused():
+    one, two = small_session(), small_session(1)
+    one.snapshot()
+    with pytest.raises(ValueError, match=r"Session.rollback: the snapshot must be of this session"):
+        one.rollback(two.snapshot())
+
+
+def test_an_ingest_that_fails_leaves_nothing(monkeypatch):
+    session, want = small_session(), small_session()
+
+    def no_memory(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.graph, "append", no_memory)
+        with pytest.raises(MemoryError):
+            session.ingest(7, 8, 100, [[1.0, 2.0]])
+    assert (session.num_nodes, session.num_events) == (3, 60)
+    for s in (session, want):
+        s.ingest(5, 1, 101, [[0.5, 0.25]])
+    assert torch.equal(session.score(5, [0, 1, 2], 200), want.score(5, [0, 1, 2], 200))
+
+
+def test_only_strict_runs_can_serve():
+    task = make_task(more=["data.semantics=inclusive"])
+    with pytest.raises(ValueError, match=r"Session: the run must have data.semantics 'strict'.*got 'inclusive'"):
+        Session.of(task, 0)
