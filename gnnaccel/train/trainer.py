@@ -431,7 +431,7 @@ def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
     if data["fingerprint"] != task_fingerprint(task):
         raise CheckpointError(
             f"{path} was trained on {data['num_events']} events of {data['name'] or 'other data'}, and these "
-            f"{len(task.events)} events of {task.events.name} are not the same, or their features or labels; start a new run"
+            f"{len(task.events)} events of {task.events.name} (or their features or labels) are not the same; start a new run"
         )
     theirs, ours = _flat(config_of(state).model_dump()), _flat(task.config.model_dump())
     differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith(UNBOUND)]

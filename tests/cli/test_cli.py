@@ -132,7 +132,7 @@ def test_changed_features_are_other_data(tmp_path, in_process):
     assert done.returncode == 0, done.stderr
     done = in_process("eval", out, "--data", tmp_path / "b.csv", "--quiet")
     assert done.returncode == 2
-    assert "not the same, or their features" in " ".join(done.stderr.split())
+    assert "(or their features or labels) are not the same" in " ".join(done.stderr.split())
 
 
 def test_predict_top(run, tmp_path, in_process):
