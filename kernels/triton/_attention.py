@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -44,14 +46,6 @@ def back(p, q, e, u):
 
 
 @triton.jit
-def softmax(logit, K, o_k, o_h, m_kh, b_top, b_sum, SCALE: tl.constexpr, SLOPE: tl.constexpr, ACC: tl.constexpr):
-    """Weights [BLOCK_K, BLOCK_H] from stored logits, their maximum and normaliser; and the activation's slope there."""
-    b_v = SCALE * tl.load(logit + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
-    b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
-    return tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0), b_slope
-
-
-@triton.jit
 def keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h, ACC: tl.constexpr):
     """Dropout factors [BLOCK_K, BLOCK_H]; Philox4x32-10 with counter (root, head, slot // 4) as in baselines/cpp."""
     zero = o_k[:, None] * 0 + o_h[None, :] * 0
@@ -63,6 +57,95 @@ def keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h,
     word = (zero + o_k[:, None]) % 4
     b = tl.where(word == 0, w0, tl.where(word == 1, w1, tl.where(word == 2, w2, w3)))
     return tl.where((b >> 8).to(tl.int32) >= THRESHOLD, tl.full([], KEEP_SCALE, ACC), tl.full([], 0.0, ACC))
+
+
+@triton.jit
+def frequencies(time_w, time_b, o_t, T):
+    """Frequencies and phases [BLOCK_T] in float64, zero past T."""
+    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    return b_w, tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+
+
+@triton.jit
+def online_softmax(
+    b_l,
+    m_k,
+    b_max,
+    b_sum,
+    b_s,
+    seed,
+    i_r,
+    o_k,
+    o_h,
+    SCALE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Take in the logits [BLOCK_K, BLOCK_H] of one tile of slots.
+
+    The tile's weights under the new maximum, after dropout; the factor by which sums under the old maximum fade; and the
+    maximum, the normaliser and the sum of the weights so far, [BLOCK_H] each.
+    """
+    b_v = SCALE * b_l
+    b_v = tl.where(m_k[:, None], tl.where(b_v > 0, b_v, SLOPE * b_v), float("-inf"))
+    b_top = tl.maximum(b_max, tl.max(b_v, axis=0))
+    # -inf until the first slot that is not empty
+    b_shift = tl.where(b_top == float("-inf"), 0.0, b_top)
+    b_fade = tl.exp(b_max - b_shift)
+    b_p = tl.exp(b_v - b_shift[None, :])
+    b_sum = b_sum * b_fade + tl.sum(b_p, axis=0)
+    if DROPOUT:
+        b_p *= keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+    return b_p, b_fade, b_top, b_sum, b_s * b_fade + tl.sum(b_p, axis=0)
+
+
+@triton.jit
+def normaliser(logit, K, o_a, o_h, m_a, m_h, SCALE: tl.constexpr, SLOPE: tl.constexpr):
+    """Maximum and normaliser [BLOCK_H] of a root's stored logits, all slots at once: 0 and 1 where none is live."""
+    b_v = SCALE * tl.load(logit + o_h[None, :] * K + o_a[:, None], mask=m_a[:, None] & m_h[None, :], other=0.0)
+    b_v = tl.where(m_a[:, None], tl.where(b_v > 0, b_v, SLOPE * b_v), float("-inf"))
+    b_top = tl.max(b_v, axis=0)
+    b_top = tl.where(b_top == float("-inf"), 0.0, b_top)
+    b_sum = tl.sum(tl.exp(b_v - b_top[None, :]), axis=0)
+    return b_top, tl.where(b_sum > 0, b_sum, 1.0)
+
+
+@triton.jit
+def weights(
+    logit,
+    K,
+    b_dp,
+    b_top,
+    b_sum,
+    seed,
+    i_r,
+    o_k,
+    o_h,
+    m_kh,
+    SCALE: tl.constexpr,
+    SLOPE: tl.constexpr,
+    THRESHOLD: tl.constexpr,
+    KEEP_SCALE: tl.constexpr,
+    DROPOUT: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Weights [BLOCK_K, BLOCK_H] from stored logits, before and after dropout.
+
+    Then `b_dp`, the gradient by the weights after dropout, turned into that by the weights before it; and the activation's
+    slope at the logits.
+    """
+    b_v = SCALE * tl.load(logit + o_h[None, :] * K + o_k[:, None], mask=m_kh, other=0.0)
+    b_slope = tl.where(b_v > 0, tl.full([], 1.0, ACC), tl.full([], SLOPE, ACC))
+    b_p = tl.where(m_kh, tl.exp(b_v * b_slope - b_top[None, :]) / b_sum[None, :], 0.0)
+    b_kept = b_p
+    if DROPOUT:
+        b_keep = keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+        b_kept = b_p * b_keep
+        b_dp *= b_keep
+    return b_p, b_kept, b_dp, b_slope
 
 
 def pow2(n: int, least: int = 1) -> int:
@@ -87,10 +170,29 @@ def dense_last(t: Tensor) -> Tensor:
     return t if t.stride(-1) == 1 or t.shape[-1] <= 1 else t.contiguous()
 
 
-def acc_type(u: Tensor) -> tl.dtype:
-    return tl.float64 if u.dtype == torch.float64 else tl.float32
+def acc_type(dtype: torch.dtype) -> tl.dtype:
+    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def options(scale: float, slope: float, dropout: float) -> dict[str, float]:
+def options(dtype: torch.dtype, scale: float, slope: float, dropout: float) -> dict[str, Any]:
     # compile-time: a run-time float is a float32
-    return {"SCALE": scale, "SLOPE": slope, "THRESHOLD": int(dropout * 2**24), "KEEP_SCALE": 1.0 / (1.0 - dropout)}
+    return {
+        "SCALE": scale,
+        "SLOPE": slope,
+        "THRESHOLD": int(dropout * 2**24),
+        "KEEP_SCALE": 1.0 / (1.0 - dropout),
+        "DROPOUT": dropout > 0,
+        "ACC": acc_type(dtype),
+    }
+
+
+def forward_results(u: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:
+    """z and s to be filled, and logits, zero where no kernel writes."""
+    acc = torch.float64 if u.dtype == torch.float64 else torch.float32
+    return u.new_empty(u.shape), u.new_empty(u.shape[:2]), u.new_zeros((*u.shape[:2], K), dtype=acc)
+
+
+def backward_results(u: Tensor, T: int, programs: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """du and dc to be filled, and each program's part of the gradients of the frequencies and phases."""
+    partial_w, partial_b = (u.new_empty((programs, T), dtype=torch.float64) for _ in range(2))
+    return u.new_empty(u.shape), u.new_empty(u.shape[:2]), partial_w, partial_b

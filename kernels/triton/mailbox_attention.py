@@ -12,18 +12,21 @@ from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._attention import (
-    acc_type,
     back,
+    backward_results,
     blocks,
     dense_last,
     dot,
-    keep,
+    forward_results,
+    frequencies,
     mix,
+    normaliser,
+    online_softmax,
     options,
     part,
     pow2,
     put,
-    softmax,
+    weights,
 )
 from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
 
@@ -83,8 +86,7 @@ def mailbox_attention_fwd_kernel(
     b_un = part(p_u, stride_uh, o_h, o_n, m_h, M, ACC)
     b_ut = part(p_u + M, stride_uh, o_h, o_t, m_h, T, ACC)
     b_c = tl.load(c + i_p * H + o_h, mask=m_h, other=0.0).to(ACC)
-    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
-    b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_w, b_b = frequencies(time_w, time_b, o_t, T)
     b_zn = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
     b_zt = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
     b_max = tl.full([BLOCK_H], float("-inf"), dtype=ACC)
@@ -97,19 +99,9 @@ def mailbox_attention_fwd_kernel(
         b_xt = cos_turns(turns(_ages(mail_time, base, t, o_k, m_k)[:, None], b_w[None, :], b_b[None, :]).to(ACC), ACC)
         b_l = dot(b_xn, b_un) + dot(b_xt, b_ut) + b_c[None, :]
         tl.store(logit + (i_p * H + o_h[None, :]) * S + o_k[:, None], b_l, mask=m_k[:, None] & m_h[None, :])
-        b_v = SCALE * b_l
-        b_v = tl.where(b_v > 0, b_v, SLOPE * b_v)
-        b_v = tl.where(m_k[:, None], b_v, float("-inf"))
-        # online softmax: rescale what was summed under the smaller maximum, which is -inf until the first mail
-        b_top = tl.maximum(b_max, tl.max(b_v, axis=0))
-        b_shift = tl.where(b_top == float("-inf"), 0.0, b_top)
-        b_fade = tl.exp(b_max - b_shift)
-        b_p = tl.exp(b_v - b_shift[None, :])
-        b_max = b_top
-        b_sum = b_sum * b_fade + tl.sum(b_p, axis=0)
-        if DROPOUT:
-            b_p *= keep(seed, THRESHOLD, KEEP_SCALE, i_p, o_k, o_h, ACC)
-        b_s = b_s * b_fade + tl.sum(b_p, axis=0)
+        b_p, b_fade, b_max, b_sum, b_s = online_softmax(
+            b_l, m_k, b_max, b_sum, b_s, seed, i_p, o_k, o_h, SCALE, SLOPE, THRESHOLD, KEEP_SCALE, DROPOUT, ACC
+        )
         b_zn = b_zn * b_fade[:, None] + mix(b_p, b_xn)
         b_zt = b_zt * b_fade[:, None] + mix(b_p, b_xt)
     b_inv = tl.where(b_sum > 0, 1.0 / tl.where(b_sum > 0, b_sum, 1.0), 0.0)
@@ -163,8 +155,7 @@ def mailbox_attention_bwd_kernel(
     o_h, o_n, o_t = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_T)
     o_a = tl.arange(0, BLOCK_S)
     m_h = o_h < H
-    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
-    b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_w, b_b = frequencies(time_w, time_b, o_t, T)
     b_dw = tl.zeros([BLOCK_T], dtype=tl.float64)
     b_db = tl.zeros([BLOCK_T], dtype=tl.float64)
     for i in range(0, tl.minimum(ROWS, P - i_b * ROWS)):
@@ -179,14 +170,8 @@ def mailbox_attention_bwd_kernel(
         b_dut = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
         b_dc = tl.zeros([BLOCK_H], dtype=ACC)
         p_l = logit + i_p * H * S
-        # [BLOCK_S, BLOCK_H]: all logits of the row, for the normaliser
         m_a = tl.load(has_mail + base + o_a, mask=o_a < S, other=0) != 0
-        b_all = SCALE * tl.load(p_l + o_h[None, :] * S + o_a[:, None], mask=m_a[:, None] & m_h[None, :], other=0.0)
-        b_all = tl.where(m_a[:, None], tl.where(b_all > 0, b_all, SLOPE * b_all), float("-inf"))
-        b_top = tl.max(b_all, axis=0)
-        b_top = tl.where(b_top == float("-inf"), 0.0, b_top)
-        b_sum = tl.sum(tl.exp(b_all - b_top[None, :]), axis=0)
-        b_sum = tl.where(b_sum > 0, b_sum, 1.0)
+        b_top, b_sum = normaliser(p_l, S, o_a, o_h, m_a, m_h, SCALE, SLOPE)
         # sum_k p_k dp_k, the mean that the gradient of the softmax subtracts; see temporal_attention
         b_mean = tl.zeros([BLOCK_H], dtype=ACC)
         for k in range(0, S, BLOCK_K):
@@ -197,9 +182,9 @@ def mailbox_attention_bwd_kernel(
             b_xn = _mails(mail, base, o_k, m_k, o_n, M, ACC)
             # added up as below: of one mail, whose weight is 1, the gradient is then exactly zero
             b_dp = dot(b_xn, b_gn) + dot(cos_turns(b_turns, ACC), b_gt) + b_ds[None, :]
-            b_p, _ = softmax(p_l, S, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
-            if DROPOUT:
-                b_dp *= keep(seed, THRESHOLD, KEEP_SCALE, i_p, o_k, o_h, ACC)
+            b_p, _, b_dp, _ = weights(
+                p_l, S, b_dp, b_top, b_sum, seed, i_p, o_k, o_h, m_kh, SCALE, SLOPE, THRESHOLD, KEEP_SCALE, DROPOUT, ACC
+            )
             b_mean += tl.sum(b_p * b_dp, axis=0)
         for k in range(0, S, BLOCK_K):
             o_k = k + tl.arange(0, BLOCK_K)
@@ -210,12 +195,9 @@ def mailbox_attention_bwd_kernel(
             b_turns = turns(b_dt[:, None], b_w[None, :], b_b[None, :]).to(ACC)
             b_xt = cos_turns(b_turns, ACC)
             b_dp = dot(b_xn, b_gn) + dot(b_xt, b_gt) + b_ds[None, :]
-            b_p, b_slope = softmax(p_l, S, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
-            b_kept = b_p
-            if DROPOUT:
-                b_keep = keep(seed, THRESHOLD, KEEP_SCALE, i_p, o_k, o_h, ACC)
-                b_kept = b_p * b_keep
-                b_dp *= b_keep
+            b_p, b_kept, b_dp, b_slope = weights(
+                p_l, S, b_dp, b_top, b_sum, seed, i_p, o_k, o_h, m_kh, SCALE, SLOPE, THRESHOLD, KEEP_SCALE, DROPOUT, ACC
+            )
             b_e = b_p * (b_dp - b_mean[None, :]) * SCALE * b_slope
             b_dc += tl.sum(b_e, axis=0)
             b_dun += mix(b_e, b_xn)
@@ -267,12 +249,9 @@ def mailbox_attention_fwd(
     dropout: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (P, H, F), S, M, T = u.shape, mail.shape[1], mail.shape[2], time_w.shape[0]
+    (P, H), (S, M), T = u.shape[:2], mail.shape[1:], time_w.shape[0]
     u = dense_last(u)
-    z = torch.empty((P, H, F), dtype=u.dtype, device=u.device)
-    s = torch.empty((P, H), dtype=u.dtype, device=u.device)
-    acc = torch.float64 if u.dtype == torch.float64 else torch.float32
-    logit = torch.zeros((P, H, S), dtype=acc, device=u.device)
+    z, s, logit = forward_results(u, S)
     if P > 0 and H > 0:
         mailbox_attention_fwd_kernel[(P,)](
             u,
@@ -288,9 +267,7 @@ def mailbox_attention_fwd(
             M,
             T,
             seed,
-            **options(scale, slope, dropout),
-            ACC=acc_type(u),
-            DROPOUT=dropout > 0,
+            **options(u.dtype, scale, slope, dropout),
             **_tiles(S, H, M, T),
         )
     return z, s, logit
@@ -313,13 +290,10 @@ def mailbox_attention_bwd(
     dropout: float,
     seed: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    (P, H, F), S, M, T = u.shape, mail.shape[1], mail.shape[2], time_w.shape[0]
+    (P, H), (S, M), T = u.shape[:2], mail.shape[1:], time_w.shape[0]
     u, grad_z = dense_last(u), dense_last(grad_z)
-    du = torch.empty((P, H, F), dtype=u.dtype, device=u.device)
-    dc = torch.empty((P, H), dtype=u.dtype, device=u.device)
     programs = triton.cdiv(P, ROWS) if H > 0 else 0
-    partial_w = torch.empty((programs, T), dtype=torch.float64, device=u.device)
-    partial_b = torch.empty_like(partial_w)
+    du, dc, partial_w, partial_b = backward_results(u, T, programs)
     if programs > 0:
         mailbox_attention_bwd_kernel[(programs,)](
             grad_z,
@@ -341,9 +315,7 @@ def mailbox_attention_bwd(
             M,
             T,
             seed,
-            **options(scale, slope, dropout),
-            ACC=acc_type(u),
-            DROPOUT=dropout > 0,
+            **options(u.dtype, scale, slope, dropout),
             ROWS=ROWS,
             BLOCK_S=pow2(S),
             **_tiles(S, H, M, T),
@@ -358,7 +330,7 @@ _SIGNATURE |= {"mail_time": "*i64", "has_mail": "*u8", "nodes": "*i64", "times":
 _SIGNATURE |= {"partial_w": "*fp64", "partial_b": "*fp64"}
 _TILES = _tiles(10, 2, 372, 100)
 _WARPS = _TILES.pop("num_warps")
-_FLAGS = {"ACC": tl.float32, "DROPOUT": True, **options(1.0, 0.2, 0.1), **_TILES}
+_FLAGS = {**options(torch.float32, 1.0, 0.2, 0.1), **_TILES}
 KERNELS = [
     KernelSpec("mailbox_attention_fwd", mailbox_attention_fwd_kernel, _SIGNATURE, _FLAGS, num_warps=_WARPS),
     KernelSpec(

@@ -15,16 +15,20 @@ from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._attention import (
     acc_type,
     back,
+    backward_results,
     blocks,
     dense_last,
     dot,
-    keep,
+    forward_results,
+    frequencies,
     mix,
+    normaliser,
+    online_softmax,
     options,
     part,
     pow2,
     put,
-    softmax,
+    weights,
 )
 from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
 
@@ -89,8 +93,7 @@ def temporal_attention_fwd_kernel(
     b_un = part(p_u, stride_uh, o_h, o_n, m_h, Dn, ACC)
     b_ut = part(p_u + Dn + De, stride_uh, o_h, o_t, m_h, T, ACC)
     b_c = tl.load(c + i_r * H + o_h, mask=m_h, other=0.0).to(ACC)
-    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
-    b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_w, b_b = frequencies(time_w, time_b, o_t, T)
     b_zn = tl.zeros([BLOCK_H, BLOCK_N], dtype=ACC)
     b_zt = tl.zeros([BLOCK_H, BLOCK_T], dtype=ACC)
     if HAS_EDGE:
@@ -110,18 +113,9 @@ def temporal_attention_fwd_kernel(
             b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
             b_l += dot(b_xe, b_ue)
         tl.store(logit + (i_r * H + o_h[None, :]) * K + o_k[:, None], b_l, mask=m_k[:, None] & m_h[None, :])
-        b_v = SCALE * b_l
-        b_v = tl.where(b_v > 0, b_v, SLOPE * b_v)
-        b_v = tl.where(m_k[:, None], b_v, float("-inf"))
-        # online softmax: rescale what was summed under the smaller maximum
-        b_top = tl.maximum(b_max, tl.max(b_v, axis=0))
-        b_fade = tl.exp(b_max - b_top)
-        b_p = tl.exp(b_v - b_top[None, :])
-        b_max = b_top
-        b_sum = b_sum * b_fade + tl.sum(b_p, axis=0)
-        if DROPOUT:
-            b_p *= keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
-        b_s = b_s * b_fade + tl.sum(b_p, axis=0)
+        b_p, b_fade, b_max, b_sum, b_s = online_softmax(
+            b_l, m_k, b_max, b_sum, b_s, seed, i_r, o_k, o_h, SCALE, SLOPE, THRESHOLD, KEEP_SCALE, DROPOUT, ACC
+        )
         b_zn = b_zn * b_fade[:, None] + mix(b_p, b_xn)
         b_zt = b_zt * b_fade[:, None] + mix(b_p, b_xt)
         if HAS_EDGE:
@@ -189,8 +183,7 @@ def temporal_attention_bwd_kernel(
     o_h, o_n, o_e, o_t = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_E), tl.arange(0, BLOCK_T)
     o_a = tl.arange(0, BLOCK_KP)
     m_h = o_h < H
-    b_w = tl.load(time_w + o_t, mask=o_t < T, other=0.0).to(tl.float64)
-    b_b = tl.load(time_b + o_t, mask=o_t < T, other=0.0).to(tl.float64)
+    b_w, b_b = frequencies(time_w, time_b, o_t, T)
     b_dw = tl.zeros([BLOCK_T], dtype=tl.float64)
     b_db = tl.zeros([BLOCK_T], dtype=tl.float64)
     for i in range(0, tl.minimum(ROOTS, R - i_p * ROOTS)):
@@ -207,13 +200,7 @@ def temporal_attention_bwd_kernel(
             b_ge = part(p_g + Dn, stride_gh, o_h, o_e, m_h, De, ACC)
             b_due = tl.zeros([BLOCK_H, BLOCK_E], dtype=ACC)
         p_l = logit + i_r * H * K
-        # [BLOCK_KP, BLOCK_H]: all logits of the root, for the normaliser
-        b_all = SCALE * tl.load(
-            p_l + o_h[None, :] * K + o_a[:, None], mask=(o_a < n)[:, None] & m_h[None, :], other=0.0
-        )
-        b_all = tl.where((o_a < n)[:, None], tl.where(b_all > 0, b_all, SLOPE * b_all), float("-inf"))
-        b_top = tl.where(n > 0, tl.max(b_all, axis=0), 0.0)
-        b_sum = tl.where(n > 0, tl.sum(tl.exp(b_all - b_top[None, :]), axis=0), 1.0)
+        b_top, b_sum = normaliser(p_l, K, o_a, o_h, o_a < n, m_h, SCALE, SLOPE)
         # sum_k p_k dp_k, the mean that the gradient of the softmax subtracts. A sweep of its own: z is not
         # kept for the backward pass, and in half precision dz . z would be a poor substitute
         b_mean = tl.zeros([BLOCK_H], dtype=ACC)
@@ -227,9 +214,9 @@ def temporal_attention_bwd_kernel(
                 b_xe, _ = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
                 b_dp += dot(b_xe, b_ge)
             m_kh = m_k[:, None] & m_h[None, :]
-            b_p, _ = softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
-            if DROPOUT:
-                b_dp *= keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
+            b_p, _, b_dp, _ = weights(
+                p_l, K, b_dp, b_top, b_sum, seed, i_r, o_k, o_h, m_kh, SCALE, SLOPE, THRESHOLD, KEEP_SCALE, DROPOUT, ACC
+            )
             b_mean += tl.sum(b_p * b_dp, axis=0)
         for k in range(0, n, BLOCK_K):
             o_k = k + tl.arange(0, BLOCK_K)
@@ -242,12 +229,9 @@ def temporal_attention_bwd_kernel(
                 b_xe, b_erow = _gather(edge_table, edge_row + i_r * K, o_k, m_k, o_e, De, ACC)
                 b_dp += dot(b_xe, b_ge)
             m_kh = m_k[:, None] & m_h[None, :]
-            b_p, b_slope = softmax(p_l, K, o_k, o_h, m_kh, b_top, b_sum, SCALE, SLOPE, ACC)
-            b_kept = b_p
-            if DROPOUT:
-                b_keep = keep(seed, THRESHOLD, KEEP_SCALE, i_r, o_k, o_h, ACC)
-                b_kept = b_p * b_keep
-                b_dp *= b_keep
+            b_p, b_kept, b_dp, b_slope = weights(
+                p_l, K, b_dp, b_top, b_sum, seed, i_r, o_k, o_h, m_kh, SCALE, SLOPE, THRESHOLD, KEEP_SCALE, DROPOUT, ACC
+            )
             b_e = b_p * (b_dp - b_mean[None, :]) * SCALE * b_slope
             b_dc += tl.sum(b_e, axis=0)
             b_dun += mix(b_e, b_xn)
@@ -346,10 +330,7 @@ def temporal_attention_fwd(
     Dn, T = node_table.shape[1], time_w.shape[0]
     De = F - Dn - T
     u = dense_last(u)
-    z = torch.empty((R, H, F), dtype=u.dtype, device=u.device)
-    s = torch.empty((R, H), dtype=u.dtype, device=u.device)
-    acc = torch.float64 if u.dtype == torch.float64 else torch.float32
-    logit = torch.zeros((R, H, K), dtype=acc, device=u.device)
+    z, s, logit = forward_results(u, K)
     if R == 0 or H == 0:
         return z, s, logit
     node_table, nbr_row = node_table.contiguous(), nbr_row.contiguous()
@@ -376,10 +357,8 @@ def temporal_attention_fwd(
         De,
         T,
         seed,
-        **options(scale, slope, dropout),
-        ACC=acc_type(u),
+        **options(u.dtype, scale, slope, dropout),
         HAS_EDGE=has_edge,
-        DROPOUT=dropout > 0,
         **blocks(K, H, Dn, De, T),
     )
     return z, s, logit
@@ -414,8 +393,6 @@ def temporal_attention_bwd(
     has_edge = edge_table is not None and De > 0
     edges = edge_table.contiguous() if has_edge and edge_table is not None else node_table
     edge_rows = edge_row.contiguous() if has_edge else nbr_row
-    du = torch.empty((R, H, F), dtype=u.dtype, device=u.device)
-    dc = torch.empty((R, H), dtype=u.dtype, device=u.device)
     acc = logit.dtype
     atomic = not deterministic
     d_node = torch.zeros(node_table.shape if need_node else (0,), dtype=acc, device=u.device)
@@ -424,8 +401,7 @@ def temporal_attention_bwd(
     by_row = [need_node and not atomic, need_edge and not atomic and has_edge]
     weight = torch.empty((R * K, 2, H) if any(by_row) else (0,), dtype=acc, device=u.device)
     programs = triton.cdiv(R, ROOTS)
-    partial_w = torch.empty((programs, T), dtype=torch.float64, device=u.device)
-    partial_b = torch.empty_like(partial_w)
+    du, dc, partial_w, partial_b = backward_results(u, T, programs)
     if R > 0 and H > 0:
         temporal_attention_bwd_kernel[(programs,)](
             grad_z,
@@ -458,10 +434,8 @@ def temporal_attention_bwd(
             De,
             T,
             seed,
-            **options(scale, slope, dropout),
-            ACC=acc_type(u),
+            **options(u.dtype, scale, slope, dropout),
             HAS_EDGE=has_edge,
-            DROPOUT=dropout > 0,
             STORE_WEIGHT=any(by_row),
             ATOMIC_NODE=need_node and atomic,
             ATOMIC_EDGE=need_edge and atomic and has_edge,
@@ -510,7 +484,7 @@ def _table_gradient(
         u.shape[1],
         D,
         column,
-        ACC=acc_type(u),
+        ACC=acc_type(u.dtype),
         BLOCK_J=BLOCK_J,
         BLOCK_D=BLOCK_D,
     )
@@ -530,7 +504,7 @@ _SIZES = {name: "i32" for name in ("K", "H", "Dn", "De", "T", "stride_ur", "stri
 _SIZES |= {"seed": "i64"}
 _TILES = blocks(10, 2, 100, 172, 100)
 _WARPS = _TILES.pop("num_warps")
-_FLAGS = {"ACC": tl.float32, "HAS_EDGE": True, "DROPOUT": True, **options(1.0, 0.2, 0.1)}
+_FLAGS = {"HAS_EDGE": True, **options(torch.float32, 1.0, 0.2, 0.1)}
 _PASS = {"STORE_WEIGHT": True, "ATOMIC_NODE": False, "ATOMIC_EDGE": False, "ROOTS": ROOTS, "BLOCK_KP": 16}
 _FLOATS = ("u", "c", "dz", "ds", "z", "s", "logit", "du", "dc", "d_node", "d_edge", "weight", "grad")
 _SIGNATURE = {**_IN, **_SIZES, **{name: "*fp32" for name in _FLOATS}}
