@@ -69,24 +69,11 @@ def _composite(
 
 
 @fake("memory_levels")
-def _fake(
-    old: Tensor,
-    old_update: Tensor,
-    node: Tensor,
-    row: Tensor,
-    before: Tensor,
-    last: Tensor,
-    order: Tensor,
-    offset: Tensor,
-    times: Tensor,
-    event_ids: Tensor,
-    edge_feat: Tensor | None,
-    *cell: Any,
-) -> tuple[Tensor, ...]:
+def _fake(old: Tensor, old_update: Tensor, node: Tensor, row: Tensor, before: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    times, edge_feat = args[3], args[5]
     R, D = before.shape[0], old.shape[1]
     width = 2 * D + (0 if edge_feat is None else edge_feat.shape[1])
-    new = (old.new_empty((R, D)), times.new_empty((R,)), old.new_empty((R, width)), times.new_empty((R,)))
-    return new
+    return old.new_empty((R, D)), times.new_empty((R,)), old.new_empty((R, width)), times.new_empty((R,))
 
 
 def memory_levels(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from gnnaccel.baselines.peers.memory_update import eager as updated
 
 
 def eager(
@@ -20,39 +22,23 @@ def eager(
     times: Tensor,
     event_ids: Tensor,
     edge_feat: Tensor | None,
-    time_w: Tensor,
-    time_b: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor,
-    b_hh: Tensor,
-    cell: str = "gru",
-) -> tuple[Tensor, ...]:
-    """Torch's cell, a call for each level."""
-    B = len(event_ids)
+    **cell: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The cell of `memory_update`'s peer, a call for each level; `cell`: its weights and kind."""
+    B, R = len(event_ids), len(before)
     other = row[(last + B) % (2 * B)]
+    features = old.new_zeros(B, 0) if edge_feat is None else edge_feat[event_ids].to(old.dtype)
     mail_time = times[last]
     last_update = torch.where(before < 0, old_update[node[last]], mail_time[before])
-    memory = old.new_zeros(len(before), old.shape[1])
-    step = torch.gru_cell if cell == "gru" else torch.rnn_tanh_cell
+    memory = old[node[last]]  # of the first level; rows of the others are written over
 
     def mails(rows: Tensor) -> Tensor:
-        parts = [memory[rows], memory[other[rows]]]
-        if edge_feat is not None:
-            parts.append(edge_feat[event_ids[last[rows] % B]].to(old.dtype))
-        return torch.cat(parts, dim=1)
+        return torch.cat([memory[rows], memory[other[rows]], features[last[rows] % B]], dim=1)
 
-    for level, (a, b) in enumerate(pairwise(offset.tolist())):
-        rows = order[a:b]
-        if level == 0:
-            memory[rows] = old[node[last[rows]]]
-            continue
+    for rows in order.tensor_split(offset[1:-1].tolist())[1:]:
         source = before[rows]
-        dt = (mail_time[source] - last_update[source]).double()
-        phi = torch.cos(dt.unsqueeze(1) * time_w.double() + time_b.double()).to(old.dtype)
-        x = torch.cat([mails(source), phi], dim=1)
-        memory[rows] = step(x, memory[source], w_ih, w_hh, b_ih, b_hh)
-    return memory, last_update, mails(torch.arange(len(before))), mail_time
+        memory[rows] = updated(mails(source), mail_time[source] - last_update[source], memory[source], **cell)
+    return memory, last_update, mails(torch.arange(R, device=old.device)), mail_time
 
 
 PROVIDERS = {"torch": eager}

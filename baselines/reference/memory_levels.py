@@ -1,4 +1,6 @@
-"""Reference for `memory_levels`: rows in the order of their numbers, which is that of the events."""
+"""Reference for `memory_levels`: one row after the other, in the order of their events."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,34 +20,31 @@ def memory_levels(
     times: Tensor,
     event_ids: Tensor,
     edge_feat: Tensor | None,
-    time_w: Tensor,
-    time_b: Tensor,
-    w_ih: Tensor,
-    w_hh: Tensor,
-    b_ih: Tensor,
-    b_hh: Tensor,
-    cell: str = "gru",
+    **cell: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A row needs rows with smaller numbers alone."""
-    weights = (time_w, time_b, w_ih, w_hh, b_ih, b_hh)
+    """In float64; `cell`: weights and kind, as in `memory_update`. Levels are not looked at: rows read earlier ones alone."""
     B, R, D = len(event_ids), len(before), old.shape[1]
-    memory, last_update = torch.zeros(R, D, dtype=old.dtype), times.new_zeros(R)
-    mail_time = times[last]
+    features = torch.zeros(B, 0) if edge_feat is None else edge_feat[event_ids]
+    memory: list[Tensor] = []
 
     def mail(r: int) -> Tensor:
         end = int(last[r])
         other = int(row[end + B if end < B else end - B])
-        feature = [] if edge_feat is None else [edge_feat[event_ids[end % B]].to(old.dtype)]
-        return torch.cat([memory[r], memory[other], *feature])
+        return torch.cat([memory[r], memory[other], features[end % B].double()])
 
-    for r in range(R):
-        b = int(before[r])
+    def updated(r: int) -> Tensor:
+        return old_update[node[last[r]]] if before[r] < 0 else times[last[before[r]]]
+
+    for r, b in enumerate(before.tolist()):
         if b < 0:
-            memory[r], last_update[r] = old[node[last[r]]], old_update[node[last[r]]]
-            continue
-        dt = (mail_time[b] - last_update[b]).reshape(1)
-        memory[r] = memory_update(mail(b).unsqueeze(0), dt, memory[b].unsqueeze(0), *weights, cell=cell)[0]
-        last_update[r] = mail_time[b]
-    width = 2 * D + (0 if edge_feat is None else edge_feat.shape[1])
-    mails = torch.stack([mail(r) for r in range(R)]) if R else torch.zeros(0, width, dtype=old.dtype)
-    return memory, last_update, mails, mail_time
+            memory.append(old[node[last[r]]].double())
+        else:
+            dt = times[last[b]] - updated(b)
+            memory.append(memory_update(mail(b).unsqueeze(0), dt.reshape(1), memory[b].unsqueeze(0), **cell)[0])
+    mails = [mail(r) for r in range(R)]
+    return (
+        torch.stack(memory) if R else torch.zeros(0, D, dtype=torch.float64),
+        torch.stack([updated(r) for r in range(R)]) if R else old_update[:0],
+        torch.stack(mails) if R else torch.zeros(0, 2 * D + features.shape[1], dtype=torch.float64),
+        times[last],
+    )
