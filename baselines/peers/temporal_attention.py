@@ -1,5 +1,7 @@
 """What users write today: gather every neighbour, concatenate, project keys and values, softmax, weighted sum."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,26 +29,33 @@ def project(
     return torch.nn.functional.linear(rows, wk, bk), torch.nn.functional.linear(rows, wv, bv)
 
 
-def projected(
+def attend(
     q: Tensor,
     keys: Tensor,
     values: Tensor,
-    count: Tensor,
+    live: Tensor,
     scale: float = 1.0,
     activation: str = "leaky_relu",
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Attention of q `[R, H, d]` over projected neighbours; a root without neighbours gives 0. `mask` is the dropout's."""
+    """Attention of q `[R, H, d]` over keys and values in the slots that are `live [R, K]`; where none is it gives 0.
+
+    `mask` is the dropout's.
+    """
     (R, H, d), K = q.shape, keys.shape[1]
     logit = scale * torch.einsum("rhd,rkhd->rhk", q, keys.view(R, K, H, d))
     if activation == "leaky_relu":
         logit = torch.nn.functional.leaky_relu(logit, 0.2)
-    live = torch.arange(K, device=q.device) < count.unsqueeze(1)
-    # a finite fill, so that a root without neighbours has no NaN in its gradient
+    # a finite fill, so that a row without live slots has no NaN in its gradient
     p = torch.softmax(logit.masked_fill(~live.unsqueeze(1), -1e30), dim=-1) * live.unsqueeze(1)
     if mask is not None:
         p = p * mask
     return torch.einsum("rhk,rkhd->rhd", p, values.view(R, K, H, d))
+
+
+def projected(q: Tensor, keys: Tensor, values: Tensor, count: Tensor, **options: Any) -> Tensor:
+    """`attend` over the first `count` neighbours."""
+    return attend(q, keys, values, torch.arange(keys.shape[1], device=q.device) < count.unsqueeze(1), **options)
 
 
 def layer(

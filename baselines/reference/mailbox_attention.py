@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gnnaccel.baselines.reference.temporal_attention import dropout_mask
+from gnnaccel.baselines.reference.temporal_attention import attend, dropout_mask
 
 
 def mailbox_attention(
@@ -33,18 +33,10 @@ def mailbox_attention(
     s = torch.zeros(P, H, dtype=torch.float64) + nothing
     for p, node in enumerate(nodes.tolist()):
         filled = [slot for slot in range(S) if has_mail[node, slot]]
-        if not filled:
-            continue
         x = []
         for slot in filled:
             dt = (times[p] - mail_time[node, slot]).double()
             x.append(torch.cat([mail[node, slot].double(), torch.cos(dt * time_w.double() + time_b.double())]))
         for h in range(H):
-            logit = torch.stack([scale * (torch.dot(u[p, h].double(), row) + c[p, h].double()) for row in x])
-            if activation == "leaky_relu":
-                logit = torch.where(logit > 0, logit, 0.2 * logit)
-            weight = torch.exp(logit - logit.max().detach())
-            weight = weight / weight.sum() * mask[p, h, filled]
-            z[p, h] = z[p, h] + sum(weight[i] * row for i, row in enumerate(x))
-            s[p, h] = s[p, h] + weight.sum()
+            z[p, h], s[p, h] = attend(u[p, h], c[p, h], x, mask[p, h, filled], scale, activation)
     return z, s

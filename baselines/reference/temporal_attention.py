@@ -25,6 +25,18 @@ def dropout_mask(R: int, H: int, K: int, dropout: float, seed: int) -> Tensor:
     return mask
 
 
+def attend(u: Tensor, c: Tensor, x: list[Tensor], mask: Tensor, scale: float, activation: str) -> tuple[Tensor, Tensor]:
+    """z `[F]` and s of one root and head from its neighbours' rows, each with its dropout factor."""
+    if not x:
+        return torch.zeros(len(u), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    logit = torch.stack([scale * (torch.dot(u.double(), xk) + c.double()) for xk in x])
+    if activation == "leaky_relu":
+        logit = torch.where(logit > 0, logit, 0.2 * logit)
+    weight = torch.exp(logit - logit.max().detach())
+    p = weight / weight.sum() * mask
+    return (p.unsqueeze(1) * torch.stack(x)).sum(0), p.sum()
+
+
 def temporal_attention(
     u: Tensor,
     c: Tensor,
@@ -59,17 +71,9 @@ def temporal_attention(
             parts.append(torch.cos(dt[r, k].double() * time_w.double() + time_b.double()))
             x.append(torch.cat(parts))
         for h in range(H):
-            if n == 0:
-                z.append(torch.zeros(F, dtype=torch.float64))
-                s.append(torch.zeros((), dtype=torch.float64))
-                continue
-            logit = torch.stack([scale * (torch.dot(u[r, h].double(), xk) + c[r, h].double()) for xk in x])
-            if activation == "leaky_relu":
-                logit = torch.where(logit > 0, logit, 0.2 * logit)
-            weight = torch.exp(logit - logit.max().detach())
-            p = weight / weight.sum() * mask[r, h, :n]
-            z.append(sum((p[k] * x[k] for k in range(n)), torch.zeros(F, dtype=torch.float64)))
-            s.append(p.sum())
+            z_rh, s_rh = attend(u[r, h], c[r, h], x, mask[r, h, :n], scale, activation)
+            z.append(z_rh)
+            s.append(s_rh)
     empty = torch.zeros(0, dtype=torch.float64)
     return (torch.stack(z) if z else empty).reshape(R, H, F) + nothing, (torch.stack(s) if s else empty).reshape(
         R, H

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import gnnaccel as ga
-from gnnaccel.baselines.peers.mailbox_attention import project, projected
+from gnnaccel.baselines.peers.mailbox_attention import project
+from gnnaccel.baselines.peers.temporal_attention import attend
 from gnnaccel.baselines.reference.mailbox_attention import mailbox_attention as reference
 from gnnaccel.baselines.reference.temporal_attention import dropout_mask
 from gnnaccel.ops._library import HAS_CPP
@@ -176,9 +177,11 @@ def test_equals_the_projected_form(dropout):
         seed=seed,
     )
     ours = torch.einsum("phf,hdf->phd", z, w["wv"].view(H, d, -1)) + s.unsqueeze(-1) * w["bv"].view(H, d)
-    keys, values = project(**state, **time, **{k: w[k] for k in ("wk", "bk", "wv", "bv")})
+    live = state["has_mail"][state["nodes"]]
+    mails = {k: v for k, v in state.items() if k != "has_mail"}
+    keys, values = project(**mails, **time, **{k: w[k] for k in ("wk", "bk", "wv", "bv")})
     mask = dropout_mask(P, H, 4, dropout, seed)
-    theirs = projected(q, keys, values, state["has_mail"][state["nodes"]], mask=mask)
+    theirs = attend(q, keys, values, live, mask=mask)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=1e-10)
     leaves, out = [memory, *w.values(), *time.values()], torch.randn(ours.shape, generator=gen, dtype=torch.float64)
     for a, b in zip(
