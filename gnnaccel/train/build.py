@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +32,9 @@ from gnnaccel.nn import (
 from gnnaccel.train.config import Config, ConfigError
 
 UPDATERS: dict[str, Callable[..., nn.Module]] = {
-    "gru": lambda dim_mail, dim_time, dim_memory, **_: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="gru"),
+    "gru": lambda dim_mail, dim_time, dim_memory: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="gru"),
     "attention": MailboxAttention,
-    "rnn": lambda dim_mail, dim_time, dim_memory, **_: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="rnn"),
+    "rnn": lambda dim_mail, dim_time, dim_memory: MemoryUpdater(dim_mail, dim_time, dim_memory, cell="rnn"),
 }
 AGGREGATORS: dict[str, Callable[..., nn.Module]] = {
     "attention": AttentionAggregator,
@@ -64,9 +65,8 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
         "sampling": sampling_of(config, events),
     }
     if ":" in config.model.name:
-        make = _resolve("model.name", config.model.name, {})
-        more = {"time_dtype": events.t.dtype, **config.model.options}
-        model = _call("model.name", make, events.num_nodes, **common, **more)
+        common["time_dtype"] = events.t.dtype
+        model = _part("model.name", config.model.name, {}, events.num_nodes, options=config.model.options, **common)
         if not isinstance(model, TemporalModel):
             kind = type(model).__name__
             raise ConfigError(f"model.name {config.model.name} must give a gnnaccel.models.TemporalModel, got {kind}")
@@ -74,17 +74,19 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
     m, a = config.memory, config.aggregator
     updater = None
     if m.updater != "none":
-        make = _resolve("memory.updater", m.updater, UPDATERS)
         own = {"heads": m.heads, "dropout": m.dropout} if m.updater == "attention" else {}
-        updater = _call("memory.updater", make, 2 * m.dim + dim_edge, m.dim_time, m.dim, **own, **m.options)
+        sizes = (2 * m.dim + dim_edge, m.dim_time, m.dim)
+        updater = _part("memory.updater", m.updater, UPDATERS, *sizes, options=m.options, **own)
     dim_node = 0 if common["node_feat"] is None else common["node_feat"].shape[1]
     sampling: Sampling = common["sampling"]
-    aggregator = _call(
+    aggregator = _part(
         "aggregator.kind",
-        _resolve("aggregator.kind", a.kind, AGGREGATORS),
+        a.kind,
+        AGGREGATORS,
         m.dim if updater is not None else dim_node,
         dim_edge,
         a.dim,
+        options=a.options,
         dim_time=a.dim_time,
         heads=a.heads,
         dropout=a.dropout,
@@ -92,15 +94,14 @@ def build_model(config: Config, events: TemporalEvents) -> Any:
         hops=len(sampling.fanouts),
         fanout=sampling.fanouts[0] if sampling.fanouts else 0,
         snapshots=sampling.snapshots,
-        **a.options,
     )
-    decoder = _resolve("decoder.kind", config.decoder.kind, DECODERS)
+    d = config.decoder
     return ComposedModel(
         events.num_nodes,
         **common,
         updater=updater,
         aggregator=aggregator,
-        decoder=_call("decoder.kind", decoder, a.dim, **config.decoder.options),
+        decoder=_part("decoder.kind", d.kind, DECODERS, a.dim, options=d.options),
         slots=config.mailbox.slots,
         deliver=config.mailbox.deliver,
         combine=config.mailbox.combine,
@@ -201,8 +202,20 @@ def _import_file(path: Path):
     return module
 
 
-def _call(setting: str, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _part(
+    setting: str, name: str, known: dict[str, Callable[..., Any]], *args: Any, options: dict[str, Any], **given: Any
+) -> Any:
+    """The part of this name, made from what the other settings give and from the user's `options` for it."""
+    make, place = _resolve(setting, name, known), f"setting {setting.partition('.')[0]}.options"
+    if twice := sorted(given.keys() & options.keys()):
+        raise ConfigError(f"{place}: {twice[0]!r} must be left out, other settings give it")
+    if name in known:  # our parts let settings pass that they have no use for, but an option is meant
+        names = [p.name for p in inspect.signature(make).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        own = [n for n in names[len(args) :] if n not in given]
+        if unknown := [k for k in options if k not in own]:
+            wanted = f"of {own}" if own else "empty"
+            raise ConfigError(f"{place}: must be {wanted} for {setting} {name!r}, got {unknown[0]!r}")
     try:
-        return make(*args, **kwargs)
+        return make(*args, **given, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"setting {setting}: {error}") from error

@@ -1,5 +1,9 @@
+import re
+
 import pytest
 
+from gnnaccel.data.synthetic import synthetic_events
+from gnnaccel.train.build import build_model
 from gnnaccel.train.config import ConfigError, describe, load_config, preset_names
 
 
@@ -84,3 +88,30 @@ def test_empty_file_changes_nothing(tmp_path):
 
 def test_every_setting_is_described():
     assert all(text for _, _, text in describe())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "aggregator.options={hedas: 4}",
+            "aggregator.options: must be empty for aggregator.kind 'attention', got 'hedas'",
+        ),
+        ("aggregator.options={heads: 4}", "aggregator.options: 'heads' must be left out, other settings give it"),
+        ("memory.options={cell: rnn}", "memory.options: must be empty for memory.updater 'gru', got 'cell'"),
+        (
+            "decoder.options={setting: 1}",
+            "decoder.options: must be of ['dim_hidden'] for decoder.kind 'mlp', got 'setting'",
+        ),
+    ],
+)
+def test_an_option_that_no_part_takes_is_an_error(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        build_model(load_config("tgn", overrides=[override]), synthetic_events(50, 10, 10, feat_dim=2, seed=0))
+
+
+def test_options_reach_their_parts():
+    overrides = ["memory.options={learn_time: false}", "decoder.options={dim_hidden: 7}"]
+    model = build_model(load_config("apan", overrides=overrides), synthetic_events(50, 10, 10, feat_dim=2, seed=0))
+    assert not model.updater.time_encoder.w.requires_grad
+    assert model.decoder.src.out_features == 7
