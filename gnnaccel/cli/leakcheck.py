@@ -74,7 +74,7 @@ def leakcheck(
     from gnnaccel.leakcheck import check_model, check_sampler
 
     if (sampler is None) == (model is None):
-        raise ValueError("leakcheck needs one of --sampler and --model")
+        raise ValueError("leakcheck needs exactly one of --sampler and --model")
     if settings and (model is None or Path(model).exists() or ":" in model):
         raise ValueError("--set changes the settings of a preset: give --model with the name of one")
     source = data

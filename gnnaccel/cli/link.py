@@ -284,7 +284,7 @@ def reference(data: str) -> str:
 
 def prepare(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
-        raise ValueError("--resume continues a run and --overwrite replaces it: give one of them")
+        raise ValueError("--resume continues a run and --overwrite replaces it: give only one of them")
     used = (folder / "checkpoint.pt").exists() or (folder / "best.pt").exists()
     if resume and not (folder / "checkpoint.pt").exists():
         raise ValueError(f"--resume: no checkpoint.pt in {folder}; leave --resume out to start a run")
@@ -353,8 +353,8 @@ def _read_queries(path: Path, events, need_dst: bool):
         except KeyError as error:
             unknown = str(error.args[0])
             row = next((i for i, v in enumerate(values) if unknown.endswith(f" {v} in {events.name}")), None)
-            at = f"row {row + 1}" if row is not None else f"column {name}"
-            raise ValueError(f"{path}, {at}: {name}: {unknown.removeprefix('lookup: ')}") from None
+            at = f"column {name}" if row is None else f"row {row + 1}, column {name}"
+            raise ValueError(f"{path}, {at}: {unknown.removeprefix('lookup: ')}") from None
 
     t = table["t"].to_numpy()
     if t.dtype.kind not in "iuf" or not np.isfinite(t).all():

@@ -440,7 +440,9 @@ def _read_folder(
         found = (
             f"{len(edges)} candidates ({', '.join(p.name for p in edges[:4])})" if edges else "no edges in this folder"
         )
-        raise DataError(path, found, "it needs one of edges.csv, edges.csv.gz, edges.tsv, edges.parquet, edges.npz")
+        raise DataError(
+            path, found, "it needs exactly one of edges.csv, edges.csv.gz, edges.tsv, edges.parquet, edges.npz"
+        )
     feat, nodes = _load_npy(path / "edge_feat.npy"), _load_npy(path / "node_feat.npy")
     file = edges[0]
     format = _detect(file)

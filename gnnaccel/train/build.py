@@ -180,6 +180,8 @@ def resolve_own(what: str, name: str) -> Any:
     place, _, attribute = name.rpartition(":")
     try:
         module = _import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        if not hasattr(module, attribute):
+            raise AttributeError(f"{place} has no {attribute!r}")  # and not under the name it is imported by
         return getattr(module, attribute)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise ConfigError(f"{what}: cannot load {name!r}: {' '.join(str(error).split())}") from None

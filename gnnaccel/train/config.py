@@ -256,8 +256,12 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     """A YAML file of sections; `ConfigError` if it cannot be read or is something else."""
     try:
         text = Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read config {file}: {error}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"cannot read config {file}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read config {file}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read config {file}: it is not UTF-8 text") from None
     return _parse(text, str(file))
 
 

@@ -158,10 +158,11 @@ def test_a_finished_run_is_not_overwritten_by_accident(run, stream, in_process):
         (["train", "tgn", "--data", "wikpedia"], "wikipedia"),
         (["train", "tgn", "--set", "train.epoch=1"], "did you mean train.epochs?"),
         (["train", "tgn", "--set", "train.batch_size=-1"], "train.batch_size"),
-        (["train", "tgn", "--config", "absent.yaml"], "cannot read config absent.yaml"),
+        (["train", "tgn", "--config", "absent.yaml"], "cannot read config absent.yaml: no such file"),
+        (["train", "tgn", "--config", "."], "cannot read config .: Is a directory"),
         (["train", "tgn", "--device", "tpu"], "--device must be auto, cpu, cuda or cuda:N"),
         (["train", "tgn", "--resume", "--out", "nowhere"], "no checkpoint.pt in nowhere"),
-        (["train", "tgn", "--resume", "--overwrite"], "give one of them"),
+        (["train", "tgn", "--resume", "--overwrite"], "give only one of them"),
         (["train", "tgn", "--data", "synthetic", "--threads", "0"], "--threads"),
         (["eval", "nowhere"], "no checkpoint at nowhere"),
         (["predict", "nowhere", "--input", "q.csv"], "no checkpoint at nowhere"),
@@ -179,7 +180,7 @@ def test_bad_input_is_one_line_and_exit_code_2(args, says, tmp_path, in_process)
     ("text", "says"),
     [
         ("src,dst\nuser1,item1\n", "needs columns src,dst,t"),
-        ("src,dst,t\nuser1,item99,1600080000\n", "item99"),
+        ("src,dst,t\nuser1,item99,1600080000\n", "q.csv, row 1, column dst: no node with id item99 in edges"),
         ("src,dst,t\nuser1,item1,soon\n", "column t must hold finite numbers"),
         ("", "q.csv"),
     ],
@@ -215,3 +216,12 @@ def test_help_and_info(args, says, in_process):
     done = in_process(*args)
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
+
+
+def test_ids_of_another_kind_are_told_once(tmp_path, in_process):
+    done = in_process("train", "edgebank", "--data", "synthetic:events=300", "--out", tmp_path / "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "bad.csv").write_text("src,dst,t\nann,2,3\n")
+    done = in_process("predict", tmp_path / "run", "--input", tmp_path / "bad.csv", "--quiet")
+    assert done.returncode == 2
+    assert "bad.csv, column src: the original ids of synthetic are integers, got 'ann'" in " ".join(done.stderr.split())

@@ -180,7 +180,7 @@ def test_pyg(tmp_path: Path) -> None:
 def test_folder(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
-    with pytest.raises(DataError, match="no edges in this folder; it needs one of edges"):
+    with pytest.raises(DataError, match="no edges in this folder; it needs exactly one of edges"):
         read_events(folder)
     write(folder, gzip.compress(GOOD.encode()), "edges.csv.gz")
     e = read_events(folder)

@@ -107,12 +107,12 @@ def test_a_run(leakcheck, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        ([], "needs one of --sampler and --model"),
-        (["--sampler", "gnnaccel", "--model", "tgn"], "needs one of --sampler and --model"),
+        ([], "needs exactly one of --sampler and --model"),
+        (["--sampler", "gnnaccel", "--model", "tgn"], "needs exactly one of --sampler and --model"),
         (["--sampler", "gnaccel"], "--sampler must be one of: gnnaccel, pyg, or your own as file.py:name"),
         (["--sampler", "gnnaccel:loose"], "a gnnaccel sampler must be one of"),
         (["--sampler", "absent.py:make"], "cannot load 'absent.py:make'"),
-        (["--sampler", "my_sampler.py:nothing"], "cannot load 'my_sampler.py:nothing'"),
+        (["--sampler", "my_sampler.py:nothing"], "cannot load 'my_sampler.py:nothing': my_sampler.py has no 'nothing'"),
         (["--sampler", "json:__doc__"], "must be a function of the events, got str"),
         (["--model", "tgm"], "tgn"),
         (["--model", "."], "holds no best.pt"),
