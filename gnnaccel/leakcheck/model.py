@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.leakcheck.report import Check, Report
-from gnnaccel.leakcheck.stream import KINDS, batches, change, culprit, pick_cuts
+from gnnaccel.leakcheck.stream import KINDS, batches, change, culprit, pick_cuts, told
 
 SEMANTICS = ("strict", "inclusive", "before_batch", "by_event_id")
 CANDIDATES = 2  # beside the true destination
@@ -114,7 +114,7 @@ def check_model(
         A `Report` with the checks "future events", "own event", "symmetry", "company", "asking twice", "use of the past".
 
     Raises:
-        ValueError: Bad arguments, or scores of another shape.
+        ValueError: Bad arguments, `make` returns no model, or scores are of another shape.
     """
     if min(batch_size, queries, cuts) < 1:
         raise ValueError("check_model: batch_size, queries and cuts must be at least 1")
@@ -124,6 +124,9 @@ def check_model(
         raise ValueError(f"check_model: events must be at least 10, got {len(events)}")
     events = events.slice(slice(0, min(queries, len(events)))) if queries < len(events) else events
     model = make(events)
+    if isinstance(model, type) or not callable(getattr(model, "scores", None)):
+        wanted = "a model, which is an object with scores(part, candidates)"
+        raise ValueError(f"check_model: {name}: make must return {wanted}, got {told(model)}")
     if semantics is None:
         semantics = getattr(model, "semantics", "strict")
         semantics = semantics if semantics in SEMANTICS else "strict"  # tgl_compat is meant to be strict

@@ -13,7 +13,7 @@ from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.negatives import NegativeSampler
 from gnnaccel.leakcheck.counts import neighbor_count_check
 from gnnaccel.leakcheck.report import Check, Report
-from gnnaccel.leakcheck.stream import KINDS, SEMANTICS, History, as_event_ids, batches, change, culprit, pick_cuts
+from gnnaccel.leakcheck.stream import KINDS, SEMANTICS, History, as_event_ids, batches, change, culprit, pick_cuts, told
 
 ROLES = ("source", "destination", "negative destination")
 
@@ -107,7 +107,7 @@ def check_sampler(
         "completeness", "asking twice".
 
     Raises:
-        ValueError: Bad arguments, or a sample in none of the shapes above.
+        ValueError: Bad arguments, `make` returns no sampler, or a sample is in none of the shapes above.
     """
     if min(k, batch_size, queries, cuts) < 1:
         raise ValueError("check_sampler: k, batch_size, queries and cuts must be at least 1")
@@ -117,7 +117,11 @@ def check_sampler(
     first = E - min(queries, max(1, int(0.3 * E)))
     if E < 10:
         raise ValueError(f"check_sampler: events must be at least 10, got {E}")
-    semantics = semantics or ("before_batch" if hasattr(make(events), "insert") else "strict")
+    sampler = make(events)
+    if isinstance(sampler, type) or not callable(getattr(sampler, "sample", sampler)):
+        wanted = "a sampler, which is an object with sample(nodes, times, k), or a function (nodes, times, k)"
+        raise ValueError(f"check_sampler: {name}: make must return {wanted}, got {told(sampler)}")
+    semantics = semantics or ("before_batch" if hasattr(sampler, "insert") else "strict")
     before = batches(events, 0, first, batch_size, semantics)
     # a batch must not begin at a time of the one before it, unless that is its semantics
     first = before[-1].stop

@@ -16,6 +16,11 @@ SEMANTICS = ("strict", "inclusive", "before_batch")
 KINDS = ("destinations", "sources", "times", "features", "labels")
 
 
+def told(thing: object) -> str:
+    """What a factory returned, in an error."""
+    return f"the class {thing.__name__}" if isinstance(thing, type) else type(thing).__name__
+
+
 def batches(events: TemporalEvents, start: int, stop: int, size: int, semantics: str) -> list[slice]:
     """Consecutive batches of `size` events; under "strict" and "inclusive" events of one time are not parted."""
     cuts, at = [start], start

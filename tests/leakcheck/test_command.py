@@ -72,6 +72,14 @@ def test_an_error_in_a_users_sampler_is_no_leak(leakcheck, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(("option", "says"), [("--sampler", "a sampler, "), ("--model", "a model, ")])
+def test_a_factory_of_something_else_is_named(leakcheck, tmp_path, option, says):
+    (tmp_path / "three.py").write_text("def make(events):\n    return 3\n")
+    code, _, err = leakcheck(option, "three.py:make", "--data", STREAM, "--quiet")
+    assert code == 2
+    assert f"three.py:make: make must return {says}" in err and "got int" in err
+
+
 def test_a_model_class_as_train_takes_it(leakcheck, tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "compose.md").read_text("utf-8")
     (tmp_path / "decay.py").write_text(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0])

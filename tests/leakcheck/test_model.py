@@ -184,6 +184,15 @@ def test_bad_arguments(options, match, events):
         check(Counts, events, **options)
 
 
+@pytest.mark.parametrize(
+    ("made", "got"),
+    [(3, "int"), (None, "NoneType"), (Counts, "the class Counts"), (print, "builtin_function_or_method")],
+)
+def test_a_factory_of_something_else(made, got, events):
+    with pytest.raises(ValueError, match=rf"mine: make must return a model, .*scores\(part, candidates\), got {got}"):
+        check(lambda events: made, events, name="mine")
+
+
 def test_bad_scores(events):
     class Wrong(Counts):
         def scores(self, part, candidates):

@@ -249,6 +249,14 @@ def test_bad_arguments(options, match, events):
         check(Plain, events, **options)
 
 
+@pytest.mark.parametrize(("made", "got"), [(3, "int"), (None, "NoneType"), (Plain, "the class Plain")])
+def test_a_factory_of_something_else(made, got, events):
+    with pytest.raises(
+        ValueError, match=rf"mine: make must return a sampler, .*sample\(nodes, times, k\), .*got {got}"
+    ):
+        check(lambda events: made, events, name="mine")
+
+
 @pytest.mark.parametrize(
     ("result", "match"),
     [
