@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnnaccel.data.events import DataError, TemporalEvents
+from gnnaccel.data.events import DataError, TemporalEvents, numpy_reason
 from gnnaccel.data.negatives import NegativeSampler
 
 __all__ = ["RaggedNegatives", "draw_negatives", "read_negatives", "write_negatives"]
 
 FORMAT = "gnnaccel-negatives-1"
+REMEDY = "write one with gnnaccel data negatives"
 _CHUNK = 1 << 20  # draws worked on at once
 
 
@@ -181,7 +182,7 @@ def read_negatives(path: str | Path, events: TemporalEvents, part: slice) -> Rag
                 raise ValueError("it holds a single array")
             arrays = {k: file[k] for k in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(path, f"not a readable npz of lists ({error})") from None
+        raise DataError(path, f"not a readable npz of lists ({numpy_reason(error)})", REMEDY) from None
     for name in ("indptr", "ids"):
         if name not in arrays:
             raise DataError(path, f"has no {name!r}, only {', '.join(sorted(arrays)) or 'nothing'}")

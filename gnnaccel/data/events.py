@@ -33,6 +33,12 @@ class DataError(ValueError):
         super().__init__(" ".join(text.split()))
 
 
+def numpy_reason(error: Exception) -> str:
+    """Why NumPy could not read a file. Its own words advise to load pickled objects, which runs code from the file."""
+    text = " ".join(str(error).split())
+    return "no NumPy file, or one with pickled objects, which are never loaded" if "pickle" in text.lower() else text
+
+
 def _expect(ok: bool, arg: str, expected: str, given: Any) -> None:
     if not ok:
         raise ValueError(f"TemporalEvents: {arg} must be {expected}, got {given}")

@@ -14,7 +14,7 @@ import torch
 
 from gnnaccel.data import _columns as col
 from gnnaccel.data._text import TextFile, read_head
-from gnnaccel.data.events import DataError, TemporalEvents
+from gnnaccel.data.events import DataError, TemporalEvents, numpy_reason
 from gnnaccel.graph import _mapped
 
 __all__ = ["FORMATS", "read_events"]
@@ -422,7 +422,7 @@ def _load_npy(path: Path) -> np.ndarray | None:
         # Copy-on-write: torch wants writable memory, the file is never touched
         x = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, EOFError, OSError) as e:
-        raise DataError(path, f"not readable as a NumPy array ({e})", "save it with numpy.save") from None
+        raise DataError(path, f"not readable as a NumPy array ({numpy_reason(e)})", "save it with numpy.save") from None
     if not isinstance(x, np.ndarray) or x.ndim not in (1, 2) or x.dtype.kind not in "fiub":
         raise DataError(path, "not a matrix of numbers", "it must be [rows, columns]")
     return _checked_features(path, x)
@@ -554,7 +554,7 @@ def _read_npz(
     except Exception as e:
         # zipfile and NumPy have an error of their own for every kind of damage
         raise DataError(
-            path, f"not readable as npz ({e})", "save it with numpy.savez; object arrays are refused"
+            path, f"not readable as npz ({numpy_reason(e)})", "save it with numpy.savez, arrays of numbers or text"
         ) from None
     # features in files of their own are already checked, and stay mapped
     return _from_arrays(path, arrays, names, strict, time_unit, edge_feat, node_feat)

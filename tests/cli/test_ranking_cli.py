@@ -62,7 +62,14 @@ def test_validation_lists(folder, in_process):  # noqa: F811
     ("args", "says"),
     [
         (["eval", "{run}", "--negatives-file", "absent.npz"], "absent.npz: no such file"),
-        (["eval", "{run}", "--negatives-file", "{text}"], "not a readable npz"),
+        (
+            ["eval", "{run}", "--negatives-file", "{text}"],
+            "pickled objects, which are never loaded); write one with gnnaccel",
+        ),
+        (
+            ["eval", "{run}", "--negatives-file", "{objects}"],
+            "pickled objects, which are never loaded); write one with",
+        ),
         (["eval", "{run}", "--negatives-file", "{test}", "--split", "val"], "other data?"),
         (["eval", "{run}", "--negatives-file", "{test}", "--negatives", "5"], "leave --negatives out"),
         (["eval", "{run}", "--negatives-file", "tgb"], "is not one of TGB's link sets"),
@@ -76,11 +83,14 @@ def test_validation_lists(folder, in_process):  # noqa: F811
 )
 def test_bad_input(folder, tmp_path, args, says, in_process):  # noqa: F811
     (tmp_path / "text.npz").write_text("src,dst\n")
-    places = {"{run}": folder / "run", "{test}": folder / "test.npz", "{text}": tmp_path / "text.npz"}
+    np.savez(tmp_path / "objects.npz", indptr=np.array([{}], object), ids=np.arange(3))
+    places = {"{run}": folder / "run", "{test}": folder / "test.npz"}
+    places |= {f"{{{name}}}": tmp_path / f"{name}.npz" for name in ("text", "objects")}
     done = in_process(*[places.get(a, a) for a in args], "--quiet" if args[0] == "eval" else "--seed=1", cwd=tmp_path)
     assert done.returncode == 2
     assert says in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+    assert "allow_pickle" not in done.stderr
 
 
 def test_the_list_of_sets_names_the_way_to_tgb(in_process):  # noqa: F811

@@ -403,7 +403,7 @@ def test_bad_files(tmp_path: Path) -> None:
         (write(tmp_path, parquet.replace(b"who", b"w\xffo"), "names.parquet"), "not readable as Parquet .*utf-8"),
         (write(tmp_path, npz.replace(b"src.npy", b"s" * 7, 1), "swapped.npz"), "not readable as npz .*differ"),
         (tmp_path / "one.npy", "a single array"),
-        (objects, "object arrays are refused"),
+        (objects, r"or one with pickled objects, which are never loaded\); save it"),
     ]
     for path, message in cases:
         with pytest.raises(DataError, match=message) as e:
