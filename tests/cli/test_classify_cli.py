@@ -108,7 +108,7 @@ def test_data_without_labels(tmp_path, in_process):  # noqa: F811
             "must not be 'sample' end to end",
         ),
         (["{run}", "--resume", "--out", "absent"], "no checkpoint.pt in absent"),
-        (["{run}", "--resume", "--overwrite"], "give one of them"),
+        (["{run}", "--resume", "--overwrite"], "give only one of them"),
         (["{run}", "--data", "synthetic:events=1300"], "not the same"),
     ],
 )
