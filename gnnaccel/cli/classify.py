@@ -12,7 +12,7 @@ import yaml
 from rich.table import Table
 
 from gnnaccel.cli._common import err, out, pick_device
-from gnnaccel.cli.link import Device, Quiet, Threads, bar, load_task, prepare, reference, set_threads
+from gnnaccel.cli.link import Device, Quiet, Threads, bar, load_task, prepare, reference, set_threads, where_it_stands
 
 # a classifier on embeddings that are there is quick to train: other settings than those of the run
 FROZEN = {"epochs": 100, "batch_size": 1000, "learning_rate": 1e-3, "patience": 10}
@@ -88,7 +88,7 @@ def classify(
     trainer = Trainer(task, folder, data=name, progress=not quiet, notify=lambda line: err.print(line, highlight=False))
     if resume:
         trainer.resume()
-        err.print(f"resuming at epoch {trainer.epoch + 1}, batch {trainer.batch + 1}", highlight=False)
+        err.print(where_it_stands(trainer), highlight=False)
     (folder / "config.yaml").write_text(yaml.safe_dump(config.model_dump(), sort_keys=False), "utf-8")
     try:
         results = trainer.fit()

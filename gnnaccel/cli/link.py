@@ -93,7 +93,7 @@ def train(
     )
     if resume:
         trainer.resume()
-        err.print(f"resuming at epoch {trainer.epoch + 1}, batch {trainer.batch + 1}", highlight=False)
+        err.print(where_it_stands(trainer), highlight=False)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings_used.model_dump(), sort_keys=False), "utf-8")
     try:
         results = trainer.fit()
@@ -296,6 +296,12 @@ def prepare(folder: Path, resume: bool, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out must be a folder, {folder} is a file")
     folder.mkdir(parents=True, exist_ok=True)
+
+
+def where_it_stands(trainer) -> str:
+    if trainer.finished is not None:
+        return f"this run is finished: {trainer.finished}. Its results again:"
+    return f"resuming at epoch {trainer.epoch + 1}, batch {trainer.batch + 1}"
 
 
 def load_task(run: Path, data: str | None, device: torch.device, batch_size: int | None, *, label: str | None = None):

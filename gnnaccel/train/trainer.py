@@ -27,8 +27,8 @@ from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.pipeline import Pipeline, Stage, WriteBehind
 from gnnaccel.train.schedule import chunk_shift
 
-#: settings that change no result: a run may be resumed with other values
-UNBOUND = ("train.checkpoint", "train.lookahead", "eval.lookahead")
+#: settings that change no step: a run may be resumed with other values, so that a finished one can be trained further
+UNBOUND = ("train.checkpoint", "train.lookahead", "eval.lookahead", "train.epochs", "train.patience")
 
 
 class TrainingError(RuntimeError):
@@ -181,7 +181,6 @@ class Trainer:
         self.loss_sum = torch.zeros((), dtype=torch.float64)
         self.seconds = 0.0  # of the current epoch
         self.best: dict[str, Any] = {"value": -math.inf, "epoch": -1}
-        self.done = False
         self.lines: list[str] = []  # of metrics.jsonl
         self.writes = WriteBehind(lambda step, rows: self.task.commit(step, rows), task.config.train.staleness)
         self._stop = False
@@ -190,12 +189,8 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train until done, restore the best epoch, test. Returns the test metrics and a few figures of the run."""
         self.out.mkdir(parents=True, exist_ok=True)
-        config = self.task.config.train
         with self._signals(), self._tensorboard():
-            while not self.done:
-                if self.epoch >= config.epochs or self.epoch - self.best["epoch"] > config.patience:
-                    self.done = True
-                    break
+            while self.finished is None:
                 self._train_epoch()
                 self._validate()
                 self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
@@ -203,6 +198,16 @@ class Trainer:
                 self.timer.seconds.clear()
                 self.save()
             return self._test()
+
+    @property
+    def finished(self) -> str | None:
+        """Why there is nothing left to train, and what would change that; None amid training."""
+        config = self.task.config.train
+        if self.epoch >= config.epochs:
+            return f"all {config.epochs} epochs are trained; for more, raise train.epochs"
+        if self.epoch - self.best["epoch"] > config.patience:
+            return f"validation has not improved for {config.patience} epochs; for more, raise train.patience"
+        return None
 
     def resume(self) -> None:
         """Continue from `checkpoint.pt` of the folder; `CheckpointError` if it does not fit this task."""
@@ -215,7 +220,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.task.device)
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
         self.loss_sum = state["loss_sum"].cpu()
-        self.best, self.done, self.lines = state["best"], state["done"], state["lines"]
+        self.best, self.lines = state["best"], state["lines"]
         for start, stop, index, rows in state.get("pending", []):
             step = self.task.training_step(slice(start, stop), self.epoch, index)
             self.writes.pending.append((step, MemoryRows(*rows)))
@@ -233,7 +238,6 @@ class Trainer:
             "seconds": self.seconds,
             "loss_sum": self.loss_sum,
             "best": self.best,
-            "done": self.done,
             "lines": self.lines,
             "pending": self._pending(),
         }

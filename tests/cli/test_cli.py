@@ -152,6 +152,19 @@ def test_a_finished_run_is_not_overwritten_by_accident(run, stream, in_process):
     assert "already holds a run; give --resume, --overwrite or another --out" in done.stderr.replace("\n", " ")
 
 
+def test_a_finished_run_says_so_and_is_trained_further_on_request(tmp_path, in_process):
+    command = ("train", "tgn", "--data", "synthetic:events=400", "--out", tmp_path / "run", "--quiet", *SMALL)
+    first = in_process(*command)
+    again = in_process(*command, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert "this run is finished: all 1 epochs are trained; for more, raise train.epochs" in again.stderr
+    assert "resuming" not in again.stderr
+    assert again.stdout == first.stdout
+    more = in_process(*command, "--resume", "--set", "train.epochs=2")
+    assert more.returncode == 0, more.stderr
+    assert "resuming at epoch 2, batch 1" in more.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [

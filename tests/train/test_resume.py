@@ -66,6 +66,23 @@ def test_resume_from_any_batch_is_bitwise_the_unbroken_run(tmp_path, events, bat
     assert without_times(tmp_path / "cut" / "metrics.jsonl") == without_times(tmp_path / "whole" / "metrics.jsonl")
 
 
+def test_a_finished_run_is_trained_further(tmp_path, events):  # noqa: F811
+    """As if it had been asked for so many epochs at first; and says so when there is nothing left to do."""
+    want = trainer(tmp_path / "whole", events).fit()
+    first = trainer(tmp_path / "more", events, "train.epochs=1")
+    assert first.finished is None
+    first.fit()
+    again = trainer(tmp_path / "more", events, "train.epochs=1")
+    again.resume()
+    assert again.finished == "all 1 epochs are trained; for more, raise train.epochs"
+    more = trainer(tmp_path / "more", events)
+    more.resume()
+    assert more.finished is None
+    assert more.fit()["test_ap"] == want["test_ap"]
+    assert same_weights(tmp_path / "more" / "best.pt", tmp_path / "whole" / "best.pt")
+    assert without_times(tmp_path / "more" / "metrics.jsonl") == without_times(tmp_path / "whole" / "metrics.jsonl")
+
+
 def run(folder, *extra):
     settings = [x for s in SETTINGS for x in ("--set", s)]
     command = [sys.executable, "-m", "gnnaccel", "train", "tgn", "--data", "synthetic:events=3000,seed=2"]
@@ -131,6 +148,7 @@ def test_early_stopping_and_zero_epochs(tmp_path, events):  # noqa: F811
     results = run_.fit()
     assert results["epochs"] < 50
     assert results["best_epoch"] >= 1
+    assert run_.finished == "validation has not improved for 1 epochs; for more, raise train.patience"
     untrained = trainer(tmp_path / "b", events, "train.epochs=0").fit()
     assert untrained["epochs"] == 0
     assert untrained["test_events"] == results["test_events"]
