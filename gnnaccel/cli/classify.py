@@ -12,7 +12,18 @@ import yaml
 from rich.table import Table
 
 from gnnaccel.cli._common import err, out, pick_device
-from gnnaccel.cli.link import Device, Quiet, Threads, bar, load_task, prepare, reference, set_threads, where_it_stands
+from gnnaccel.cli.link import (
+    Device,
+    Quiet,
+    Threads,
+    bar,
+    load_task,
+    prepare,
+    reference,
+    set_threads,
+    title_of,
+    where_it_stands,
+)
 
 # a classifier on embeddings that are there is quick to train: other settings than those of the run
 FROZEN = {"epochs": 100, "batch_size": 1000, "learning_rate": 1e-3, "patience": 10}
@@ -107,7 +118,7 @@ def classify(
     if as_json:
         print(json.dumps(plain(results), indent=2))
     else:
-        out.print(classes_table(results, f"{results['model']} on {Path(name).name}: {kind} labels, test"))
+        out.print(classes_table(results, f"{results['model']} on {title_of(name)}: {kind} labels, test"))
         out.print(f"results in {folder}", highlight=False)
 
 

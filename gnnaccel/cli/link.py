@@ -82,8 +82,7 @@ def train(
     set_threads(threads)
     keep_freed_memory()
     where = pick_device(device)
-    label = Path(data).name.partition(".")[0] if Path(data).exists() else data.replace(":", "-")
-    folder = to or Path("runs") / f"{short_name(model)}-{label}-{settings_used.train.seed}"
+    folder = to or Path("runs") / f"{short_name(model)}-{title_of(data).replace(':', '-')}-{settings_used.train.seed}"
     prepare(folder, resume, overwrite)
     events = load(data, strict=strict)
     err.print(_describe(events), highlight=False)
@@ -102,7 +101,7 @@ def train(
         raise typer.Exit(130) from None
     except TrainingError as error:
         raise ValueError(str(error)) from None
-    out.print(results_table(results, f"{short_name(model)} on {label}: test"))
+    out.print(results_table(results, f"{short_name(model)} on {title_of(data)}: test"))
     pace = f"{results['seconds_per_epoch']:.1f} s an epoch" if results["epochs"] else "nothing trained"
     out.print(f"{pace}; results in {folder}", highlight=False)
 
@@ -145,6 +144,7 @@ def evaluate(
     set_threads(threads)
     task, state = load_task(run, data, pick_device(device), batch_size)
     events = task.split.val if part == "val" else task.split.test
+    heading = f"{short_name(task.config.model.name)} on {title_of(data or state['data']['name'])}: {part}"
     given = None if lists is None else _given_negatives(lists, task.events, part, events)
     if part == "val":
         task.reset()
@@ -158,7 +158,7 @@ def evaluate(
             print(json.dumps(plain(ranking), indent=2))
         else:
             out.print(
-                ranking_table(ranking, f"{short_name(task.config.model.name)} on {state['data']['name']}: {part}", part)
+                ranking_table(ranking, heading, part)
             )
         return
     count = negatives or task.config.eval.negatives
@@ -169,7 +169,7 @@ def evaluate(
         print(json.dumps(plain(results), indent=2))
     else:
         out.print(
-            results_table(results, f"{short_name(task.config.model.name)} on {state['data']['name']}: {part}", part)
+            results_table(results, heading, part)
         )
 
 
@@ -275,6 +275,12 @@ def bar(label: str, total: int, quiet: bool) -> tqdm:
 
 def _describe(events) -> str:
     return f"{events.name}: {events.num_nodes:,} nodes, {len(events):,} events"
+
+
+def title_of(data: str) -> str:
+    """What to call data in tables: a name as it was given, a file or folder without its place and endings."""
+    path = Path(data)
+    return path.name.partition(".")[0] if path.is_absolute() or path.exists() else data
 
 
 def reference(data: str) -> str:

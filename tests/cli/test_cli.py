@@ -80,6 +80,7 @@ def test_eval_repeats_the_test(run):
     table = gnnaccel("eval", run, "--split", "val", "--negatives", 3, "--quiet")
     assert table.returncode == 0, table.stderr
     assert "MRR (3 negatives)" in table.stdout
+    assert "tgn on edges: val" in table.stdout
 
 
 def test_predict_scores_rows_in_any_order(run, tmp_path):
@@ -160,6 +161,8 @@ def test_a_finished_run_says_so_and_is_trained_further_on_request(tmp_path, in_p
     assert "this run is finished: all 1 epochs are trained; for more, raise train.epochs" in again.stderr
     assert "resuming" not in again.stderr
     assert again.stdout == first.stdout
+    assert "tgn on synthetic:events=400: test" in first.stdout
+    assert "tgn on synthetic:events=400: test" in in_process("eval", tmp_path / "run", "--quiet").stdout
     more = in_process(*command, "--resume", "--set", "train.epochs=2")
     assert more.returncode == 0, more.stderr
     assert "resuming at epoch 2, batch 1" in more.stderr
