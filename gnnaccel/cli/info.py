@@ -9,12 +9,15 @@ import torch
 from rich.table import Table
 
 from gnnaccel.cli._common import out
+from gnnaccel.ops import _library
+
+#: by the folder of gnnaccel.kernels
+KINDS = {"triton": "Triton", "cuda": "CUDA through CuPy"}
 
 
 def info() -> None:
     """Versions, build, threads, SIMD level, GPU, and which backend serves each op."""
     import gnnaccel
-    from gnnaccel.ops import _library
 
     facts = Table(box=None, show_header=False, pad_edge=False)
     for key, value in {
@@ -36,8 +39,17 @@ def info() -> None:
         ops.add_column(column)
     for name in gnnaccel.ops.__all__:
         if hasattr(torch.ops.gnnaccel, name):
-            ops.add_row(name, _library.backend_of(name, "cpu"), _library.backend_of(name, "cuda"))
+            ops.add_row(name, _library.backend_of(name, "cpu"), _on_cuda(name))
     out.print(ops)
+
+
+def _on_cuda(op: str) -> str:
+    """What serves `op` on CUDA, read off the kernels that its implementation imports when it is called."""
+    implementation = _library.IMPLS.get((op, "CUDA"))
+    if implementation is None:
+        return "composed in torch"
+    imported = {name.split(".")[2] for name in implementation.__code__.co_names if name.startswith("gnnaccel.kernels.")}
+    return " + ".join(KINDS[kind] for kind in sorted(imported)) or "composed of ops"
 
 
 def _version(*names: str) -> str:
