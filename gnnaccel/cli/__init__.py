@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
 from rich.markup import escape
 
+import gnnaccel
 from gnnaccel.cli import data as data_command
 from gnnaccel.cli._common import err
 from gnnaccel.cli.classify import classify
@@ -26,6 +28,23 @@ app = typer.Typer(
     help="Kernels and models for graph learning: train, evaluate, predict, measure.",
     epilog="Start with: [bold]gnnaccel train tgn --data synthetic[/bold]",
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"gnnaccel {gnnaccel.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass  # the help of the command is the app's
+
+
 app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)

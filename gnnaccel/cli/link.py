@@ -157,9 +157,7 @@ def evaluate(
         if as_json:
             print(json.dumps(plain(ranking), indent=2))
         else:
-            out.print(
-                ranking_table(ranking, heading, part)
-            )
+            out.print(ranking_table(ranking, heading, part))
         return
     count = negatives or task.config.eval.negatives
     with bar("evaluating", events.stop - events.start, quiet) as shown:
@@ -168,9 +166,7 @@ def evaluate(
     if as_json:
         print(json.dumps(plain(results), indent=2))
     else:
-        out.print(
-            results_table(results, heading, part)
-        )
+        out.print(results_table(results, heading, part))
 
 
 def predict(

@@ -6,10 +6,11 @@ import logging
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
-from gnnaccel import cli
+from gnnaccel import __version__, cli, kernels
 
 SMALL = [
     *("--set", "memory.dim=8", "--set", "aggregator.dim_time=6", "--set", "aggregator.dim=8"),
@@ -225,7 +226,8 @@ def test_eval_with_other_data_is_refused(run, tmp_path, in_process):
         (["data", "--help"], "fetch"),
         (["bench", "--help"], "--threads"),
         (["train", "tgn", "--list-settings"], "train.learning_rate"),
-        (["info"], "temporal_attention"),
+        (["--help"], "--version"),
+        (["--version"], f"gnnaccel {__version__}\n"),
     ],
 )
 def test_help_and_info(args, says, in_process):
@@ -241,3 +243,14 @@ def test_ids_of_another_kind_are_told_once(tmp_path, in_process):
     done = in_process("predict", tmp_path / "run", "--input", tmp_path / "bad.csv", "--quiet")
     assert done.returncode == 2
     assert "bad.csv, column src: the original ids of synthetic are integers, got 'ann'" in " ".join(done.stderr.split())
+
+
+def test_info_names_the_kernels_that_exist(in_process):
+    done = in_process("info")
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines() if "│" in line]
+    on_cuda, folder = {name: cuda for name, _, cuda in rows}, Path(kernels.__file__).parent
+    assert {"temporal_attention", "temporal_sample", "unique_nodes"} < on_cuda.keys()
+    for name, cuda in on_cuda.items():
+        assert (cuda == "Triton") == (folder / "triton" / f"{name}.py").exists(), name
+        assert (cuda == "CUDA through CuPy") == (folder / "cuda" / f"{name}.cu").exists(), name
