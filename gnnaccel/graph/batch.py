@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.graph import _mapped
-from gnnaccel.graph.block import Block, temporal_sample
+from gnnaccel.graph.block import Block, sample_before, temporal_sample
 from gnnaccel.graph.semantics import TimeSemantics
 from gnnaccel.graph.temporal import TemporalGraph
 from gnnaccel.ops import gather_rows, unique_nodes
@@ -25,7 +25,8 @@ class Sampling:
         replace: Uniform draws with replacement.
         window: Only events at most this long before the query (None: all). With snapshots, the length of one.
         hop_time: Time at which the neighbours of a neighbour are asked for: of the "edge" that led there, or of the "root".
-        snapshots: Ranges of time that are sampled apart: snapshot j asks at time t - j * window.
+        snapshots: Ranges of time that are sampled apart: snapshot j asks at time t - j * window. Whatever the semantics, those
+            with j > 0 end before that time, so that no event is in two of them.
         ends_only: Sample for the ends of the batch's events alone, not for candidates, and give the neighbours no rows: for
             models that send mail to neighbours and read none. One hop.
         per_time: Rows of the node table are distinct (node, time) pairs instead of nodes, for models whose input to the
@@ -174,7 +175,8 @@ def build_batch(
     chains = []
     for j in reversed(range(sampling.snapshots)):
         at = times if j == 0 or window is None else times - j * window
-        chains.append(_sample_chain(graph, roots, at, sampling, window, event_ids, ends, 16 * j, how))
+        ids = event_ids if j == 0 or rule.mode != "by_event_id" else None  # of older ones the time alone is asked
+        chains.append(_sample_chain(graph, roots, at, sampling, window, ids, ends, 16 * j, how))
     # all chains end in one table of nodes
     asked = _Points(roots, times, None)
     read = [] if sampling.ends_only else [p for _, points in chains for p in points if p.nodes is not roots]
@@ -241,7 +243,7 @@ def _sample_chain(
     if sampling.ends_only and ends is not None and sampling.fanouts:
         points = _Points(roots[:ends], times[:ends], None if event_ids is None else event_ids[:ends])
     for depth, fanout in enumerate(sampling.fanouts):
-        block = temporal_sample(
+        block = (sample_before if first_hop else temporal_sample)(
             graph,
             points.nodes,
             points.times,

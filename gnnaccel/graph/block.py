@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from dataclasses import fields, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,6 +17,31 @@ from gnnaccel.ops.temporal_sample import temporal_sample as _temporal_sample
 # assigned, not only imported: type checkers do not see through the mapping of gnnaccel.ops to ops/
 Block: TypeAlias = _Block
 temporal_sample = _temporal_sample
+
+
+def sample_before(
+    g: TemporalGraph,
+    nodes: Tensor,
+    times: Tensor,
+    *args: Any,
+    semantics: TimeSemantics,
+    batch_start: tuple[int | float, int] | None = None,
+    **kwargs: Any,
+) -> Block:
+    """`temporal_sample` of those events alone, of all that `semantics` shows, that are before `times`."""
+    if semantics.mode == "tgl_compat":  # it drops what is at the root's time by itself
+        return temporal_sample(g, nodes, times, *args, semantics=semantics, **kwargs)
+    block = temporal_sample(g, nodes, times, *args, semantics=replace(semantics, mode="strict"), **kwargs)
+    if semantics.mode != "before_batch" or batch_start is None:
+        return block
+    late = times > batch_start[0]
+    if not bool(late.any()):
+        return block  # what is before these times is before the batch
+    # and for later times what is before the batch is before them
+    known = temporal_sample(g, nodes, times, *args, semantics=semantics, batch_start=batch_start, **kwargs)
+    pairs = ((getattr(block, f.name), getattr(known, f.name)) for f in fields(Block))
+    chosen = (torch.where(late if a.dim() == 1 else late[:, None], b, a) if len(a) else a for a, b in pairs)
+    return Block(*chosen)
 
 
 def temporal_sample_hops(

@@ -13,7 +13,8 @@ class DySAT(ComposedModel):
     """Snapshots of the recent past, a stack of attention layers for each, an RNN over them; no memory, no time encoding.
 
     Snapshot j of a root at t holds the events with `t - (j + 1) * window <= t' < t - j * window`; all hops ask at the
-    root's time.
+    root's time. Semantics other than `strict` change what the newest one holds at its end, and, if they hide events of the
+    batch, all of them; no event is ever in two.
 
     Args:
         num_nodes: Number of nodes N.

@@ -68,3 +68,46 @@ def test_keys_of_pairs(time):
     if time == torch.float64:
         zero = torch.tensor([0.0, -0.0], dtype=time)
         assert len(_Points(torch.tensor([3, 3]), zero, None).draw_keys().unique()) == 1
+
+
+@pytest.mark.parametrize("hop_time", ["edge", "root"])
+@pytest.mark.parametrize("time", [torch.int64, torch.float64])
+@pytest.mark.parametrize(
+    ("mode", "start"),
+    [("strict", 0), ("inclusive", 0), ("by_event_id", 0), *(("before_batch", s) for s in (250, 400, 505))],
+)
+def test_no_event_is_in_two_snapshots(mode, start, time, hop_time):
+    """About five events a time, a batch that begins long before, amid and after the borders of 16: against the definition."""
+    gen = torch.Generator().manual_seed(4)
+    src, dst = torch.randint(0, 12, (2, 600), generator=gen)
+    t = torch.randint(0, 120, (600,), generator=gen).sort().values.to(time) / (4 if time == torch.float64 else 1)
+    t, width, fanout = t.to(time), (4.0 if time == torch.float64 else 16), 600
+    g = ga.TemporalGraph.from_events(src, dst, t)
+    event = torch.where(torch.arange(12) % 2 == 0, 503, 330)
+    batch = build_batch(
+        g,
+        torch.arange(12),
+        t[event],
+        Sampling((fanout, fanout), window=width, snapshots=3, hop_time=hop_time),
+        semantics=mode,
+        event_ids=event if mode == "by_event_id" else None,
+        batch_start=(t[start].item(), start) if mode == "before_batch" else None,
+    )
+    e, total = torch.arange(600), 0
+    for node in range(12):
+        seen = []
+        for j, (inner, outer) in enumerate(reversed(batch.chains)):
+            at = t[event[node]] - j * width
+            known = (t >= at - width) & (t < at)
+            if j == 0 and mode != "strict":
+                known |= (t == at) & (e < (event[node] if mode == "by_event_id" else 600))
+            if mode == "before_batch":
+                known &= e < start
+            n = int(outer.block.count[node])
+            got = outer.block.eid[node, :n].tolist()
+            assert set(got) == set(e[known & ((src == node) | (dst == node))].tolist())
+            more = inner.block.eid[outer.nbr_row[node, :n]] if hop_time == "root" else outer.block.eid[:0]
+            seen.append({*got, *more[more >= 0].tolist()})
+        assert sum(map(len, seen)) == len(set.union(*seen))
+        total += sum(map(len, seen[1:]))
+    assert total > 0
