@@ -74,15 +74,19 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1, help="Events a batch.")] = 600,
 ) -> None:
     """Check all samplers on DATA and all presets on the synthetic stream; write the tables."""
-    from gnnaccel.data.registry import load
+    from gnnaccel.data.registry import REGISTRY, load
 
+    # one's own data are shown as the paths they are
+    named = " ".join(x if x in REGISTRY or x.startswith("synthetic") else f"path/to/{Path(x).name}" for x in data)
     lines = [
         MARK,
-        f"By `python -m gnnaccel.bench.leakcheck DATA ...`: 10 neighbours, batches of {batch_size}, the last 30% of each",
-        "stream, at most 20,000 events. AUC of the number of neighbours, with what chance reaches; the same among destinations",
-        "with 10 or more past events, and how many of the true and of the negative ones are given 10; shares of",
-        "samples that change with the future, of ends that are given their own event, of samples that change with order or",
-        "company, of roots that are given too few.",
+        f"    python -m gnnaccel.bench.leakcheck {named} --batch-size {batch_size}",
+        "",
+        "writes both tables anew, with the same figures every time; there is no file of results beside them. 10 neighbours,",
+        f"batches of {batch_size}, the last 30% of each stream, at most 20,000 events. AUC of the number of neighbours, with",
+        "what chance reaches; the same among destinations with 10 or more past events, and how many of the true and of the",
+        "negative ones are given 10; shares of samples that change with the future, of ends that are given their own event,",
+        "of samples that change with order or company, of roots that are given too few.",
         "",
         "| sampler | data | AUC (chance) | 10 or more | get 10 | future | own event | order | too few | leak |",
         f"|{' --- |' * 10}",

@@ -114,7 +114,8 @@ def _mean(values: list[float]) -> str:
 
 def models(
     data: Annotated[
-        list[str] | None, typer.Option("--data", help="Data sets; wikipedia and collegemsg by default.")
+        list[str] | None,
+        typer.Option("--data", help="Data sets; by default wikipedia and, which is not fetched, collegemsg."),
     ] = None,
     model: Annotated[list[str] | None, typer.Option("--model", help="Models; all by default.")] = None,
     decoder: Annotated[list[str] | None, typer.Option("--decoder", help="mlp, pair; both by default.")] = None,

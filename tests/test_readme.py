@@ -42,6 +42,19 @@ def test_command_line_is_understood(line):
     command.make_context(line, args)
 
 
+def test_data_of_examples_can_be_fetched_or_is_a_path():
+    from gnnaccel.data import REGISTRY
+
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "gnnaccel" / "cli").glob("*.py")]
+    names = {
+        name.strip("`,;.") for page in pages for name in re.findall(r"--data ([\w./:=-]+)", page.read_text("utf-8"))
+    }
+    assert len(names) > 4
+    known = {*REGISTRY, "synthetic", "tgb"}
+    assert [name for name in names if name.partition(":")[0] not in known and "/" not in name] == []
+
+
 def test_there_is_something_to_check():
     assert PYTHON
     assert len(COMMANDS) >= 6

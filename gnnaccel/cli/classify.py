@@ -62,7 +62,7 @@ def classify(
 
         gnnaccel classify runs/tgn-wikipedia-0 --task node
 
-        gnnaccel classify runs/tgn-mathoverflow-0 --task edge --json
+        gnnaccel classify runs/mine --task edge --json
 
         gnnaccel classify runs/mine --task node --label state --end-to-end --set train.epochs=5
     """

@@ -58,9 +58,9 @@ def leakcheck(
 
     Examples:
 
-        gnnaccel leakcheck --sampler gnnaccel --data collegemsg
+        gnnaccel leakcheck --sampler gnnaccel --data wikipedia
 
-        gnnaccel leakcheck --sampler gnnaccel:tgl_compat --data collegemsg --batch-size 600
+        gnnaccel leakcheck --sampler gnnaccel:tgl_compat --data wikipedia --batch-size 600
 
         gnnaccel leakcheck --sampler pyg --data wikipedia --json
 
