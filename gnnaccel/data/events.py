@@ -174,7 +174,8 @@ class TemporalEvents:
             try:
                 want = want.astype(str).astype(np.int64)
             except (ValueError, OverflowError):
-                raise KeyError(f"lookup: the original ids of {self.name} are integers, got {want.flat[0]!r}") from None
+                given = want.reshape(-1)[:1].tolist()[0]  # as the user wrote it, not as NumPy's scalar
+                raise KeyError(f"lookup: the original ids of {self.name} are integers, got {given!r}") from None
         order = np.argsort(names, kind="stable")
         ranked = names[order]
         if side is None and len(ranked) > 1 and bool((ranked[1:] == ranked[:-1]).any()):
