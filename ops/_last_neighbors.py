@@ -34,8 +34,9 @@ def _composite_insert(neighbors: Tensor, e_id: Tensor, src: Tensor, dst: Tensor,
         return
     slot = torch.arange(e_id.shape[1], device=src.device)
     event = torch.arange(first, first + len(src), device=src.device).repeat_interleave(2)
-    order = torch.argsort(torch.stack([src, dst], dim=1).reshape(-1), stable=True)
-    nodes, count = torch.unique_consecutive(torch.stack([src, dst], dim=1).reshape(-1)[order], return_counts=True)
+    ends = torch.stack([src, dst], dim=1).reshape(-1)
+    order = torch.argsort(ends, stable=True)
+    nodes, count = torch.unique_consecutive(ends[order], return_counts=True)
     new = slot < count.unsqueeze(1)
     newest = (count.cumsum(0).unsqueeze(1) - 1 - slot).clamp(min=0)
     older = (slot - count.unsqueeze(1)).clamp(min=0)

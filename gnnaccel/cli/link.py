@@ -309,29 +309,16 @@ def where_it_stands(trainer) -> str:
 def load_task(run: Path, data: str | None, device: torch.device, batch_size: int | None, *, label: str | None = None):
     """The link task of a finished run with its weights and memory, and the state of its checkpoint."""
     from gnnaccel.data.registry import load
-    from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint
+    from gnnaccel.train.checkpoint import load_best
     from gnnaccel.train.link import LinkTask
     from gnnaccel.train.trainer import check_fits, config_of
 
-    path = run / "best.pt" if run.is_dir() else run
-    if run.is_dir() and not path.exists():
-        raise CheckpointError(f"{run} holds no best.pt: the run has not finished an epoch")
-    state = load_checkpoint(path)
-    config = config_of(state)
-    if config.classify.task != "none":
-        raise CheckpointError(f"{path} is of gnnaccel classify, not of a link run; its results are in results.json")
-    if "position" not in state:
-        what = (
-            "a session (Session.load reads it)"
-            if "kind" in state
-            else "from amid training; give the run or its best.pt"
-        )
-        raise CheckpointError(f"{path} is {what}")
+    path, state = load_best(run)
     name = data or state["data"]["name"]
     events = load(name)
     if label is not None:  # the features stay those that the run was trained on
         events = replace(events, label=load(name, label=label).label)
-    task = LinkTask.create(config, events, device)
+    task = LinkTask.create(config_of(state), events, device)
     check_fits(state, task, path)
     if batch_size:
         task.config.eval.batch_size = batch_size

@@ -98,7 +98,11 @@ class TaskModel:
 
         self.task = LinkTask.create(config, events)
         if weights is not None:
-            self.task.model.load_state_dict(weights)
+            try:
+                self.task.model.load_state_dict(weights)
+            except RuntimeError:
+                wanted = "as many nodes, and features as wide, as those that the weights were trained on"
+                raise ValueError(f"leakcheck: events must have {wanted}, got others ({events.name})") from None
         self.task.reset()
         self.task.model.eval()
         self.semantics = config.data.semantics
@@ -154,12 +158,9 @@ def _fixed(config: Config, events: TemporalEvents) -> Config:
 
 def model_of_run(run: str | Path) -> tuple[Callable[[TemporalEvents], TaskModel], Config, str]:
     """Factory of the best epoch of a training run, its settings, and the name of its data."""
-    from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint
+    from gnnaccel.train.checkpoint import load_best
     from gnnaccel.train.trainer import config_of
 
-    path = Path(run) / "best.pt" if Path(run).is_dir() else Path(run)
-    if Path(run).is_dir() and not path.exists():
-        raise CheckpointError(f"{run} holds no best.pt: the run has not finished an epoch")
-    state = load_checkpoint(path)
+    state = load_best(run)[1]
     config = config_of(state)
     return model_of_task(config, state["model"]), config, state["data"]["name"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gnnaccel.data.events import TemporalEvents
+from gnnaccel.train.schedule import batch_bounds
 
 #: What a root at time t may see of events (t', id): t' < t, t' <= t, or those from before the batch.
 SEMANTICS = ("strict", "inclusive", "before_batch")
@@ -23,16 +25,8 @@ def told(thing: object) -> str:
 
 def batches(events: TemporalEvents, start: int, stop: int, size: int, semantics: str) -> list[slice]:
     """Consecutive batches of `size` events; under "strict" and "inclusive" events of one time are not parted."""
-    cuts, at = [start], start
-    while at + size < stop:
-        at += size
-        if semantics != "before_batch" and events.t[at] == events.t[at - 1]:
-            at = int(torch.searchsorted(events.t, events.t[at], right=True))
-            if at >= stop:
-                break
-        cuts.append(at)
-    ends = [*cuts[1:], stop]
-    return [slice(a, b) for a, b in zip(cuts, ends, strict=True) if a < b]
+    bounds = batch_bounds(events.t, slice(start, stop), size, whole_times=semantics != "before_batch")
+    return [slice(a, b) for a, b in pairwise(bounds)]
 
 
 def change(events: TemporalEvents, which: Tensor, how: str, seed: int = 0) -> TemporalEvents | None:

@@ -161,6 +161,5 @@ def _mean_times(times: Tensor, groups: _Groups) -> Tensor:
     if times.dtype == torch.float64:
         return first + _means(since.unsqueeze(1), torch.arange(len(times), device=times.device), groups).squeeze(1)
     total = since.cumsum(0)
-    last = groups.start + groups.count - 1
-    total = total[last] - total[groups.start] + since[groups.start]
+    total = total[groups.start + groups.count - 1] - total[groups.start]  # `since` is 0 at the start
     return first + total.div(groups.count, rounding_mode="floor")

@@ -50,3 +50,28 @@ def load_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}, this version reads {FORMAT}: upgrade gnnaccel")
     return state
+
+
+def load_best(
+    run: str | Path, device: torch.device | str = "cpu", *, session: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """The best epoch of a link run: its file and what is in it, from the run's folder or the file itself.
+
+    With `session` a file that a session saved will do too.
+
+    Raises:
+        CheckpointError: nothing there, or a checkpoint of another kind.
+    """
+    path = Path(run) / "best.pt" if Path(run).is_dir() else Path(run)
+    if Path(run).is_dir() and not path.exists():
+        raise CheckpointError(f"{run} holds no best.pt: the run has not finished an epoch")
+    state = load_checkpoint(path, device)
+    if "kind" in state:
+        if not session:
+            raise CheckpointError(f"{path} is a session (Session.load reads it)")
+    elif state["config"].get("classify", {}).get("task", "none") != "none":
+        raise CheckpointError(f"{path} is of gnnaccel classify, not of a link run; its results are in results.json")
+    elif "position" not in state:
+        remedy = "a session starts from best.pt" if session else "give the run or its best.pt"
+        raise CheckpointError(f"{path} is from amid training; {remedy}")
+    return path, state

@@ -62,9 +62,8 @@ class Predictor:
         bounds = task.bounds(slice(0, len(events)), task.config.eval.batch_size)
         # the batch a query falls into: the one of the first event not before it
         first = torch.searchsorted(events, t.to(events.dtype))
-        if (
-            task.config.eval.exact
-        ):  # any cut gives the same memory: cut where queries fall, so that they see all before them
+        if task.config.eval.exact:
+            # any cut gives the same memory: cut where queries fall, so that they see all before them
             bounds = sorted({0, *first.tolist(), len(events)})
         batch = torch.searchsorted(torch.tensor(bounds), first, right=True) - 1
         order = batch.argsort(stable=True)

@@ -19,7 +19,7 @@ from gnnaccel.models import TemporalModel
 from gnnaccel.ops import temporal_sample
 from gnnaccel.train._stream import NodeIds, RowTable, checked_times, matrix, sides, unpacked
 from gnnaccel.train.build import build_model, feature_kind, random_features
-from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gnnaccel.train.checkpoint import load_best, save_checkpoint
 from gnnaccel.train.config import Config
 from gnnaccel.train.link import LinkTask
 from gnnaccel.train.schedule import batch_bounds
@@ -141,16 +141,9 @@ class Session:
         """
         from gnnaccel.data.registry import load
 
-        file = Path(path) / "best.pt" if Path(path).is_dir() else Path(path)
-        if Path(path).is_dir() and not file.exists():
-            raise CheckpointError(f"{path} holds no best.pt: the run has not finished an epoch")
-        state = load_checkpoint(file, device)
+        file, state = load_best(path, device, session=True)
         if state.get("kind") == _KIND:
             return cls._restore(state, device)
-        if "position" not in state:
-            raise CheckpointError(f"{file} is a checkpoint to resume from; a session starts from best.pt")
-        if config_of(state).classify.task != "none":
-            raise CheckpointError(f"{file} is of gnnaccel classify; a session starts from a link run")
         events = data if isinstance(data, TemporalEvents) else load(data or state["data"]["name"])
         task = LinkTask.create(config_of(state), events, device)
         check_fits(state, task, file)
@@ -186,9 +179,8 @@ class Session:
             one = self._ids[0] is self._ids[1]
             given = self._node_features == "given"
             config = self.config.model_dump()
-            config["sampler"]["window"] = (
-                self.model.sampling.window
-            )  # a share of the training part's span is a number by now
+            # a share of the training part's span is a number by now
+            config["sampler"]["window"] = self.model.sampling.window
             state = {
                 "kind": _KIND,
                 "config": config,
@@ -391,11 +383,12 @@ class Session:
             times = self._times("score", t, len(rows))
             shared = pool.dim() == 1 and (np.ndim(t) == 0 or len(rows) == 1)
             out = torch.empty(len(rows), cands.shape[-1])
+            columns = torch.arange(cands.shape[-1]).split(_ROOTS)
             for part in self._in_order("score", times):
                 chunk = max(1, _ROOTS // max(pool.shape[-1], 1)) if not shared else max(len(part), 1)
-                for i in part.split(chunk):
-                    theirs = pool if shared else (pool.expand(len(rows), -1) if pool.dim() == 1 else pool)[i]
-                    out[i] = self._probabilities(rows[i], theirs, times[i]).cpu()
+                for i, c in itertools.product(part.split(chunk), columns):
+                    theirs = pool[c] if shared else (pool.expand(len(rows), -1) if pool.dim() == 1 else pool)[i][:, c]
+                    out[i[:, None], c] = self._probabilities(rows[i], theirs, times[i]).cpu()
             return out[0] if one else out
 
     @torch.no_grad()

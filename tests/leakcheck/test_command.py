@@ -102,6 +102,7 @@ def test_a_run(leakcheck, tmp_path, monkeypatch):
     from gnnaccel.data.registry import load
     from gnnaccel.train.config import load_config
     from gnnaccel.train.link import LinkTask
+    from gnnaccel.train.session import Session
     from gnnaccel.train.trainer import Trainer
 
     small = ["memory.dim=8", "memory.dim_time=6", "aggregator.dim=8", "aggregator.dim_time=6", "train.epochs=1"]
@@ -110,6 +111,13 @@ def test_a_run(leakcheck, tmp_path, monkeypatch):
     code, out, err = leakcheck("--model", "run", "--quiet", "--events", 300, "--cuts", 2)
     assert code == 0, err
     assert "tgn of run on synthetic" in out
+    code, _, err = leakcheck("--model", "run", "--data", STREAM + ",src=30", "--quiet")
+    assert code == 2
+    assert "events must have as many nodes" in err
+    Session.load(tmp_path / "run").save(tmp_path / "session.pt")
+    code, _, err = leakcheck("--model", "session.pt", "--data", STREAM, "--quiet")
+    assert code == 2
+    assert "session.pt is a session" in err
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,25 @@ def test_score_is_that_of_evaluation(preset):
     assert torch.equal(h, task.embed(src, (t[-1] + 7).expand(len(src))))
 
 
+@pytest.mark.parametrize("preset", ["tgn", "apan"])
+def test_many_candidates_are_embedded_a_few_at_a_time(preset, monkeypatch):
+    task = make_task(preset)
+    session = Session.of(task, position(task))
+    events, embedded = task.events, []
+    pool, t = events.destinations, int(events.t[-1]) + 1
+    questions = [
+        (events.src[0], pool, t),
+        (events.src[:3], pool, t),
+        (events.src[:3], pool.repeat(3, 1), [t, t + 1, t + 1]),
+    ]
+    whole = [session.score(*q) for q in questions]
+    monkeypatch.setattr("gnnaccel.train.session._ROOTS", 7)
+    embed = session._embed
+    monkeypatch.setattr(session, "_embed", lambda rows, times: embedded.append(len(rows)) or embed(rows, times))
+    assert_same(whole, [session.score(*q) for q in questions])
+    assert max(embedded) <= 3 + 7
+
+
 def test_questions_before_and_after_the_waiting_batch_in_one_call():
     task = make_task()
     session = Session.of(task, position(task))
