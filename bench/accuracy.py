@@ -6,7 +6,6 @@ and several seeds. Neighbour semantics stay each library's own: ours `strict`, P
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gnnaccel.bench._stream import write_json
 from gnnaccel.bench.device import environment
 
 if TYPE_CHECKING:
@@ -132,15 +132,8 @@ def accuracy(
         for name, train in LIBRARIES.items():
             found = train(config, events, where, lambda line: console.print(line, style="dim", highlight=False))
             runs.append({"library": name, "seed": seed, **found})
-            if json_file is not None:
-                document = {
-                    "data": events.name,
-                    "config": config.model_dump(),
-                    "environment": environment(where),
-                    "runs": runs,
-                }
-                json_file.parent.mkdir(parents=True, exist_ok=True)
-                json_file.write_text(json.dumps(document, indent=1) + "\n")
+            about = {"data": events.name, "config": config.model_dump(), "environment": environment(where)}
+            write_json(json_file, {**about, "runs": runs})
     table = Table(
         title=f"TGN on {events.name}: test, {epochs} epochs at batch {batch}, {seeds} seeds", title_justify="left"
     )

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from gnnaccel.bench._stream import write_json
 from gnnaccel.bench.device import environment
 
 if TYPE_CHECKING:
@@ -161,8 +162,7 @@ def staleness(
                     f"{found['epoch_seconds']:.1f} s an epoch",
                     highlight=False,
                 )
-                if json_file is not None:
-                    _write(json_file, {**header, "environment": environment(where), "runs": runs})
+                write_json(json_file, {**header, "environment": environment(where), "runs": runs})
     table = Table(title=f"TGN on {events.name}, {epochs} epochs, {seeds} seed(s)", title_justify="left")
     for head in ("batch", "schedule", "staleness", "AP", "MRR", "exact AP", "exact MRR", "s/epoch"):
         table.add_column(head, justify="left" if head == "schedule" else "right")
@@ -186,13 +186,6 @@ def _earlier(path: Path | None, header: dict[str, Any]) -> list[dict[str, Any]]:
     if differing := [k for k, v in header.items() if document.get(k) != v]:
         raise typer.BadParameter(f"--json: {path} holds runs with another {differing[0]}; name another file")
     return document["runs"]
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":
