@@ -51,7 +51,7 @@ def _dropout_mask(R: int, H: int, K: int, dropout: float, seed: int, device: tor
     head = torch.arange(H, device=device).view(1, -1, 1)
     block = torch.arange((K + 3) // 4, device=device).view(1, 1, -1)
     counter = torch.broadcast_tensors(root & LOW, head, block, root >> 32)
-    words = torch.stack(philox4x32(counter, seed), dim=-1).reshape(R, H, -1)[:, :, :K]
+    words = torch.stack(philox4x32(counter, seed), dim=-1).flatten(2)[:, :, :K]
     return ((words >> 8) >= int(dropout * 2**24)).to(torch.float64) / (1.0 - dropout)
 
 

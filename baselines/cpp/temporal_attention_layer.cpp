@@ -1,7 +1,6 @@
-#include "temporal_attention_layer.h"
-
-#include <atomic>
 #include <tuple>
+
+#include "temporal_attention_layer_call.h"
 
 namespace gnnaccel {
 namespace {
@@ -23,24 +22,6 @@ struct LayerCall {
   const Tensor& roots() const { return root_table ? *root_table : node_table; }
 };
 
-// The values of a tensor in A, dense; padded for whole vectors if `width` says so.
-template <class A>
-struct Values {
-  Tensor dense;
-  std::vector<A> copy;
-  const A* data;
-
-  explicit Values(const Tensor& t, int64_t width = 0) : dense(torch::stable::contiguous(t)) {
-    constexpr ScalarType kSame = std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float;
-    const bool same = dense.scalar_type() == kSame && width <= dense.numel();
-    if (!same) {
-      copy.resize(static_cast<size_t>(std::max(width, dense.numel())));
-      loader<A>(dense.scalar_type())(dense.data_ptr(), 0, dense.numel(), copy.data());
-    }
-    data = same ? ptr<A>(std::as_const(dense)) : copy.data();
-  }
-};
-
 RootOrder order_of(const LayerCall& call) {
   const int64_t R = call.count.numel(), limit = call.roots().size(0);
   std::vector<int64_t> rows(static_cast<size_t>(R));
@@ -56,7 +37,33 @@ RootOrder order_of(const LayerCall& call) {
   return RootOrder(rows.data(), R, limit);
 }
 
-// Calls f(Layer) with everything but `saved` set.
+// The projections of a root's row, in one: the query, whose share of phi(0), one vector for all roots, is a bias; and
+// the root's own term of the output.
+template <class A>
+struct OwnTerms {
+  int64_t D, Dq, T;
+  const A* wq;
+  std::vector<double> phase;       // of the time encoding
+  std::vector<A> now, rows, bias;  // phi(0); [2 D, Dq], [2 D]
+
+  OwnTerms(const LayerCall& call, int64_t D_, int64_t Dq_, const A* wq_, const A* bq, const A* wo, const A* bo)
+      : D(D_), Dq(Dq_), wq(wq_), phase(to_double(call.time_b, 1.0, kAttention)) {
+    T = static_cast<int64_t>(phase.size());
+    for (double angle : phase) now.push_back(static_cast<A>(std::cos(angle)));
+    rows.resize(static_cast<size_t>(2 * D * Dq)), bias.resize(static_cast<size_t>(2 * D));
+    for (int64_t i = 0; i < D; ++i) {
+      const A* query = wq + i * (Dq + T);
+      std::copy_n(query, Dq, rows.data() + i * Dq);
+      std::copy_n(wo + i * (D + Dq) + D, Dq, rows.data() + (D + i) * Dq);
+      A sum = bq[i];
+      for (int64_t t = 0; t < T; ++t) sum += query[Dq + t] * now[static_cast<size_t>(t)];
+      bias[static_cast<size_t>(i)] = sum;
+      bias[static_cast<size_t>(D + i)] = bo[i];
+    }
+  }
+};
+
+// Calls f(Layer, OwnTerms) with everything but `saved` set.
 template <class F>
 void with_layer(const LayerCall& call, bool backward, const F& f) {
   const RootOrder order = order_of(call);
@@ -68,25 +75,15 @@ void with_layer(const LayerCall& call, bool backward, const F& f) {
     const int64_t D = t[0].size(0), Dq = roots.size(1);
     const Values<A> wq(t[0]), bq(t[1]), wk(t[2]), bk(t[3]), wv(t[4]), bv(t[5]), wo(t[6]), bo(t[7]);
     const Values<A> norm_weight(call.norm_weight, padded(D)), norm_bias(call.norm_bias, padded(D));
-    LayerWeights<A> w(
-        call.heads, D, Dq, in.shape.F,
-        {wq.data, bq.data, wk.data, bk.data, wv.data, bv.data, wo.data, bo.data, norm_weight.data, norm_bias.data},
-        to_double(call.time_b, 1.0, kAttention), backward);
-    f(Layer<A>{in, order, RowSource<A>(roots, Dq), w, NormDropout(call.dropout, call.seed, D), call.eps, {}});
+    const OwnTerms<A> own(call, D, Dq, wq.data, bq.data, wo.data, bo.data);
+    LayerWeights<A> w(call.heads, D, Dq, in.shape.F,
+                      {own.rows.data(), own.bias.data(), wk.data, bk.data, wv.data, bv.data, wo.data, D + Dq,
+                       norm_weight.data, norm_bias.data},
+                      backward);
+    f(Layer<A>{in, order, RowSource<A>(roots, Dq), w, NormDropout(call.dropout, call.seed, D), call.eps, {}}, own);
   };
   with_problem(call.node_table.scalar_type(), call.heads, 1, call.node_table, call.edge_table, call.nbr_row,
                call.edge_row, call.dt, call.count, call.time_w, call.time_b, 1.0, kSlope, call.dropout, call.seed, run);
-}
-
-// f(memory, i) for i in [0, n), in no order: a thread that is done takes the next.
-template <class Make, class F>
-void shared_tasks(int64_t n, const Make& make_memory, const F& f) {
-  std::atomic<int64_t> next{0};
-  const int64_t workers = std::min<int64_t>(n, torch::stable::get_num_threads());
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t, int64_t) {
-    auto memory = make_memory();
-    for (int64_t i = next++; i < n; i = next++) f(memory, i);
-  });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_cpu(
@@ -102,64 +99,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_cpu(
   const ScalarType dtype = node_table.scalar_type(), acc = acc_type(node_table);
   Tensor result = empty({R, D}, dtype), logit = empty({R, heads, nbr_row.size(1)}, acc), attended = empty({R, D}, acc),
          out = empty({R, D}, acc), mean = empty({R}, acc), rstd = empty({R}, acc);
-  with_layer(call, false, [&](auto layer) {
-    using A = std::remove_const_t<std::remove_reference_t<decltype(layer.in.shape.scale)>>;
+  with_layer(call, false, [&](auto layer, const auto& own) {
+    using A = std::remove_const_t<std::remove_pointer_t<decltype(own.wq)>>;
     layer.saved = {ptr<A>(logit), ptr<A>(attended), ptr<A>(out), ptr<A>(mean), ptr<A>(rstd)};
-    const Store<A> store = storer<A>(dtype);
-    void* to = result.data_ptr();
-    shared_tasks(
-        layer.order.blocks(), [&] { return LayerWork<A>(layer.in.shape, layer.w); },
-        [&](LayerWork<A>& m, int64_t block) {
-          layer.forward(block, m, [&](int64_t root, const A* row) { store(to, root * D, D, row); });
-        });
+    layer_forward(layer, result);
   });
   return {result, logit, attended, out, mean, rstd};
 }
-
-// Blocks g, g + groups, ... are summed in group g: a fixed number, so that threads change no bit.
-int64_t groups_of(int64_t blocks) {
-  constexpr int64_t kMost = 16, kBlocks = 3;
-  int64_t groups = std::min<int64_t>(blocks, 2);
-  while (groups > 0 && groups < kMost && groups * 2 * kBlocks <= blocks) groups *= 2;
-  return groups;
-}
-
-// The sums of all groups.
-template <class A>
-class GroupSums {
- public:
-  GroupSums(int64_t groups, const AttentionShape<A>& a, const LayerWeights<A>& w)
-      : groups_(groups),
-        D_(w.D),
-        width_(a.width),
-        own_(round_up(w.Dq + 1, kLanes<A>)),
-        out_(round_up(w.D, kLanes<A>)),
-        norm_(padded(w.D)),
-        size_(D_ * (2 * width_ + 2 * own_ + out_) + 2 * norm_),
-        // from torch's allocator, whose statistics should tell of it
-        memory_(empty({groups, size_}, std::is_same_v<A, double> ? ScalarType::Double : ScalarType::Float)) {
-    for (int64_t g = 0; g < groups; ++g) std::fill_n(group(g).norm_weight, 2 * norm_, A{0});
-  }
-
-  LayerSums<A> group(int64_t g) {
-    A *key = ptr<A>(memory_) + g * size_, *value = key + D_ * width_, *own = value + D_ * width_;
-    A *output = own + 2 * D_ * own_, *norm = output + D_ * out_;
-    return {key, value, own, output, norm, norm + norm_};
-  }
-  // Row i of a sum with `columns` columns; `sum` is that of group 0.
-  std::vector<A> row(const A* sum, int64_t i, int64_t columns) const {
-    std::vector<A> total(static_cast<size_t>(columns), A{0});
-    for (int64_t g = 0; g < groups_; ++g) {
-      const A* part = sum + g * size_ + i * round_up(columns, kLanes<A>);
-      for (int64_t j = 0; j < columns; ++j) total[static_cast<size_t>(j)] += part[j];
-    }
-    return total;
-  }
-
- private:
-  int64_t groups_, D_, width_, own_, out_, norm_, size_;
-  Tensor memory_;
-};
 
 struct LayerOutputs {
   Tensor node, root, wq, bq, wk, bk, wv, bv, wo, bo, norm_weight, norm_bias, edge, time_w, time_b;
@@ -167,13 +113,10 @@ struct LayerOutputs {
 
 // Sums over groups into the gradients of the weights.
 template <class A>
-void store_weights(GroupSums<A>& sums, const LayerWeights<A>& w, LayerOutputs& to) {
+void store_weights(GroupSums<A>& sums, const LayerWeights<A>& w, const OwnTerms<A>& own_terms, LayerOutputs& to) {
   const Store<A> store = storer<A>(to.wq.scalar_type());
   const LayerSums<A> all = sums.group(0);
-  const int64_t D = w.D, Dq = w.Dq, T = w.T, F = w.F;
-  std::vector<A> now(static_cast<size_t>(T));
-  for (size_t t = 0; t < now.size(); ++t) now[t] = static_cast<A>(std::cos(w.phase[t]));
-  std::vector<A> query_bias(static_cast<size_t>(D));
+  const int64_t D = w.D, Dq = w.Dq, T = own_terms.T, F = w.F;
   constexpr int64_t kChunk = 8;
   parallel_chunks(D, kChunk, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
@@ -187,9 +130,9 @@ void store_weights(GroupSums<A>& sums, const LayerWeights<A>& w, LayerOutputs& t
       store(to.wo.data_ptr(), i * (D + Dq) + D, Dq, own.data());
       store(to.bo.data_ptr(), i, 1, &own.back());
       auto query = sums.row(all.own, i, Dq + 1);
-      const A bias = query_bias[static_cast<size_t>(i)] = query.back();
+      const A bias = query.back();
       query.pop_back();
-      for (A phi : now) query.push_back(bias * phi);
+      for (A phi : own_terms.now) query.push_back(bias * phi);
       store(to.wq.data_ptr(), i * (Dq + T), Dq + T, query.data());
       store(to.bq.data_ptr(), i, 1, &bias);
     }
@@ -198,54 +141,19 @@ void store_weights(GroupSums<A>& sums, const LayerWeights<A>& w, LayerOutputs& t
   store(to.norm_bias.data_ptr(), 0, D, sums.row(all.norm_bias, 0, D).data());
 }
 
-// [groups, w and b, T] and what the query's share of phi(0) adds.
+// `total`, of frequencies and phases, and what the query's share of phi(0) adds.
 template <class A>
-void store_time(const std::vector<double>& parts, const LayerWeights<A>& w, const Tensor& bq, LayerOutputs& to) {
-  const int64_t T = w.T;
-  std::vector<double> total(static_cast<size_t>(2 * T));
-  for (size_t i = 0; i < parts.size(); ++i) total[i % total.size()] += parts[i];
+void store_time(std::vector<double>& total, const OwnTerms<A>& own, const Tensor& bq, LayerOutputs& to) {
+  const int64_t T = own.T;
   const Values<A> bias(bq);
   std::vector<A> now(static_cast<size_t>(T));
-  for (int64_t i = 0; i < w.D; ++i)
-    for (int64_t t = 0; t < T; ++t) now[static_cast<size_t>(t)] += bias.data[i] * w.of.wq[i * (w.Dq + T) + w.Dq + t];
+  for (int64_t i = 0; i < own.D; ++i)
+    for (int64_t t = 0; t < T; ++t) now[static_cast<size_t>(t)] += bias.data[i] * own.wq[i * (own.Dq + T) + own.Dq + t];
   for (int64_t t = 0; t < T; ++t)
     total[static_cast<size_t>(T + t)] -=
-        std::sin(w.phase[static_cast<size_t>(t)]) * static_cast<double>(now[static_cast<size_t>(t)]);
+        std::sin(own.phase[static_cast<size_t>(t)]) * static_cast<double>(now[static_cast<size_t>(t)]);
   storer<double>(to.time_w.scalar_type())(to.time_w.data_ptr(), 0, T, total.data());
   storer<double>(to.time_b.scalar_type())(to.time_b.data_ptr(), 0, T, total.data() + T);
-}
-
-// The gradient of a table: of what roots point at (by_row, or null), and of neighbours' rows (source, or null). By
-// slices of columns, each added up in the order of the roots, so that hubs cost no balance and threads change no bit.
-template <class A>
-void add_table(const Layer<A>& layer, const A* by_row, int64_t by_row_ld, const TableSource<A>* source,
-               const A* coefficients, Tensor& grad) {
-  const int64_t U = grad.size(0), dim = grad.size(1), H = layer.in.shape.H, K = layer.in.shape.K, L = kLanes<A>,
-                slots = layer.in.shape.slots;
-  const RootOrder& order = layer.order;
-  const Store<A> store = storer<A>(grad.scalar_type());
-  void* to = grad.data_ptr();
-  parallel_chunks((dim + L - 1) / L, 1, [&](int64_t s, int64_t) {
-    const int64_t columns = std::min(L, dim - s * L);
-    Scratch<A> memory(U * L);
-    A* slice = memory.get();
-    std::fill_n(slice, U * L, A{0});
-    int64_t distinct = -1;
-    for (int64_t p = 0; p < order.R(); ++p) {
-      const bool new_row = order.new_row(p);
-      distinct += new_row;
-      if (by_row != nullptr && new_row) {
-        A* row = slice + order.row[static_cast<size_t>(p)] * L;
-        for (int64_t j = 0; j < L; ++j) row[j] += by_row[distinct * by_row_ld + s * L + j];
-      }
-      if (source == nullptr) continue;
-      const int64_t n = layer.in.nbrs.count[order.root[static_cast<size_t>(p)]];
-      add_to_slice(source->row + p * K, n, source->dz + (s * order.R() + p) * H * L,
-                   source->u + (s * order.rows() + distinct) * H * L, coefficients + p * 2 * H * slots, H, slots,
-                   slice);
-    }
-    for (int64_t i = 0; i < U; ++i) store(to, i * dim + s * L, columns, slice + i * L);
-  });
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
@@ -280,50 +188,14 @@ layer_backward_cpu(const Tensor& grad_in, const Tensor& node_table, std::optiona
                   like(edge_table ? *edge_table : node_table, need_edge),
                   like(time_w),
                   like(time_b)};
-  with_layer(call, true, [&](auto layer) {
-    using A = std::remove_const_t<std::remove_reference_t<decltype(layer.in.shape.scale)>>;
-    const AttentionShape<A>& a = layer.in.shape;
-    const RootOrder& order = layer.order;
-    const ScalarType acc = acc_type(node_table);
-    const int64_t R = order.R(), T = layer.w.T, blocks = order.blocks(), groups = groups_of(blocks);
+  with_layer(call, true, [&](auto layer, const auto& own) {
+    using A = std::remove_const_t<std::remove_pointer_t<decltype(own.wq)>>;
     layer.saved = {const_cast<A*>(ptr<A>(logit)), const_cast<A*>(ptr<A>(attended)), const_cast<A*>(ptr<A>(out)),
                    const_cast<A*>(ptr<A>(mean)), const_cast<A*>(ptr<A>(rstd))};
-    const int64_t row_ld = round_up(layer.w.Dq, kLanes<A>);
-    Tensor by_row = empty({order.rows(), row_ld}, acc), coefficients = empty({R, 2 * heads, a.slots}, acc);
-    LayerGradients<A> gradients{
-        grad.data_ptr(), loader<A>(grad.scalar_type()), ptr<A>(by_row), ptr<A>(coefficients), {}};
-    std::vector<Tensor> kept;
-    const auto add_source = [&](bool edges, int64_t column, int64_t columns) {
-      const int64_t slices = (columns + kLanes<A> - 1) / kLanes<A>;
-      kept.push_back(empty({slices, R, heads, kLanes<A>}, acc));
-      kept.push_back(empty({slices, order.rows(), heads, kLanes<A>}, acc));
-      kept.push_back(empty({R, a.K}, ScalarType::Long));
-      const auto n = kept.size();
-      gradients.tables.push_back(
-          {edges, column, columns, ptr<A>(kept[n - 3]), ptr<A>(kept[n - 2]), ptr<int64_t>(kept[n - 1])});
-    };
-    if (need_node) add_source(false, 0, a.Dn);
-    if (need_edge) add_source(true, a.Dn, a.De);
-
-    GroupSums<A> sums(groups, a, layer.w);
-    std::vector<double> time(static_cast<size_t>(groups * 2 * T));
-    shared_tasks(
-        groups, [&] { return LayerWork<A>(a, layer.w); },
-        [&](LayerWork<A>& m, int64_t g) {
-          std::fill_n(m.scratch.grad_w, T, 0.0);
-          std::fill_n(m.scratch.grad_b, T, 0.0);
-          for (int64_t block = g; block < blocks; block += groups)
-            layer.backward(block, m, gradients, sums.group(g), block == g);
-          std::copy_n(m.scratch.grad_w, T, time.data() + g * 2 * T);
-          std::copy_n(m.scratch.grad_b, T, time.data() + g * 2 * T + T);
-        });
-    store_weights(sums, layer.w, to);
-    store_time(time, layer.w, to.bq, to);
-    const TableSource<A>* sources = gradients.tables.data();
-    const A *rows = ptr<A>(by_row), *c = ptr<A>(coefficients);
-    if (need_node) add_table(layer, root_table ? nullptr : rows, row_ld, sources++, c, to.node);
-    if (need_edge) add_table<A>(layer, nullptr, 0, sources, c, to.edge);
-    if (need_root && root_table) add_table<A>(layer, rows, row_ld, nullptr, c, to.root);
+    LayerBackward<A> done(layer, grad, !root_table, to.node, need_node, to.root, need_root && root_table, to.edge,
+                          need_edge);
+    store_weights(done.sums, layer.w, own, to);
+    store_time(done.time(), own, to.bq, to);
   });
   return {to.node, to.root, to.wq,          to.bq,        to.wk,   to.bk,     to.wv,    to.bv,
           to.wo,   to.bo,   to.norm_weight, to.norm_bias, to.edge, to.time_w, to.time_b};

@@ -1,6 +1,6 @@
 // The temporal attention layer, a block of roots at a time and all of it in one core's cache: rows of the roots ->
 // queries in the space of neighbour rows -> softmax -> mean neighbour -> value -> output -> dropout, ReLU, norm; and
-// the same backwards.
+// the same backwards. Without an output projection there is no norm either, and the attended values are the output.
 //
 // What depends on a root's row alone (its query, and its own term of the output) is made once for all roots of that
 // row: roots are sorted by row. Products with a bias see one more column that is 1: then u . x contains q . bk, and the
@@ -19,10 +19,12 @@ namespace gnnaccel {
 
 constexpr int64_t kRoots = 64;  // roots of a block
 
-// Roots sorted by row, stable, in blocks. A row whose roots straddle blocks counts in each of them.
+// Roots in the order of their blocks: by row, stable, where they have rows of a table in common (one whose roots
+// straddle blocks counts in each of them); else those with neighbours first.
 struct RootOrder {
   std::vector<int64_t> root, row;  // [R]
   std::vector<int64_t> first;      // [blocks + 1]: rows of all blocks before
+  int64_t attending;               // blocks from here on have no neighbours at all
 
   RootOrder(const int64_t* rows, int64_t R, int64_t num_rows) : root(static_cast<size_t>(R)), row(rows, rows + R) {
     std::vector<int64_t> place(static_cast<size_t>(num_rows) + 1);
@@ -30,12 +32,15 @@ struct RootOrder {
     std::partial_sum(place.begin(), place.end(), place.begin());
     for (int64_t r = 0; r < R; ++r) root[static_cast<size_t>(place[static_cast<size_t>(rows[r])]++)] = r;
     for (size_t i = 0; i < root.size(); ++i) row[i] = rows[root[i]];
-    first.push_back(0);
-    for (int64_t b = 0; b * kRoots < R; ++b) {
-      int64_t distinct = 0;
-      for (int64_t i = b * kRoots; i < std::min(R, (b + 1) * kRoots); ++i) distinct += new_row(i);
-      first.push_back(first.back() + distinct);
-    }
+    set_blocks();
+    attending = blocks();
+  }
+  RootOrder(const int32_t* count, int64_t R) : root(static_cast<size_t>(R)) {
+    std::iota(root.begin(), root.end(), int64_t{0});
+    const auto bare = std::stable_partition(root.begin(), root.end(), [&](int64_t r) { return count[r] > 0; });
+    row = root;
+    set_blocks();
+    attending = (bare - root.begin() + kRoots - 1) / kRoots;
   }
   int64_t R() const { return static_cast<int64_t>(root.size()); }
   int64_t blocks() const { return static_cast<int64_t>(first.size()) - 1; }
@@ -43,12 +48,25 @@ struct RootOrder {
   bool new_row(int64_t i) const {
     return i % kRoots == 0 || row[static_cast<size_t>(i)] != row[static_cast<size_t>(i) - 1];
   }
+
+ private:
+  void set_blocks() {
+    first.push_back(0);
+    for (int64_t b = 0; b * kRoots < R(); ++b) {
+      int64_t distinct = 0;
+      for (int64_t i = b * kRoots; i < std::min(R(), (b + 1) * kRoots); ++i) distinct += new_row(i);
+      first.push_back(first.back() + distinct);
+    }
+  }
 };
 
 template <class A>
 struct LayerParameters {
-  const A *wq, *bq, *wk, *bk, *wv, *bv, *wo, *bo;  // [D, Dq + T], [D, F - 1], [D, F - 1], [D, D + Dq]; biases [D]
-  const A *norm_weight, *norm_bias;                // padded
+  const A *own, *own_bias;     // [2 D, Dq], [2 D]: the query of a root's row, then its own term of the output
+  const A *wk, *bk, *wv, *bv;  // [D, F - 1], [D]
+  const A* wo = nullptr;       // [D, ld_wo], of the attended values; null: they are added as they are, without norm
+  int64_t ld_wo = 0;
+  const A *norm_weight = nullptr, *norm_bias = nullptr;  // padded
 };
 
 // Products [n, F] W_h^T of each head with d columns, W with its bias: panels, and the few columns that would leave a
@@ -79,36 +97,31 @@ struct HeadOutputs {
 // The layer's weights in panels, for the products of one pass.
 template <class A>
 struct LayerWeights {
-  int64_t H, d, D, Dq, T, F;  // F: columns of a neighbour's row with its 1
+  int64_t H, d, D, Dq, F;  // F: columns of a neighbour's row with its 1
   LayerParameters<A> of;
-  std::vector<A> own, own_bias;       // [2 D, Dq], [2 D]: rows of the query, then of the root's term of the output
-  std::vector<double> phase;          // of the time encoding, [T]
   Panels<A> from_row, to_row;         // [h | 1] -> [q | own term], and back
   Panels<A> output, output_back;      // of the attended values
   std::vector<Panels<A>> key, value;  // per head: into the space of neighbours
   HeadOutputs<A> back;                // out of it: of values, or in the backward pass of keys
 
   LayerWeights(int64_t heads, int64_t D_, int64_t Dq_, int64_t columns, const LayerParameters<A>& parameters,
-               std::vector<double> time_b, bool backward)
+               bool backward)
       : H(heads),
         d(D_ / heads),
         D(D_),
         Dq(Dq_),
-        T(static_cast<int64_t>(time_b.size())),
         F(columns),
         of(parameters),
-        phase(std::move(time_b)),
         from_row(Dq + 1, 2 * D),
         to_row(backward ? 2 * D : 0, Dq),
-        output(backward ? 0 : D, D),
-        output_back(backward ? D : 0, D),
+        output(projects() && !backward ? D : 0, D),
+        output_back(projects() && backward ? D : 0, D),
         back(H, d, F, backward ? of.wk : of.wv, backward ? of.bk : of.bv) {
-    set_own();
     std::vector<std::function<void()>> jobs;
     const auto each = [&](Panels<A>& panels, auto pack) {
       for (int64_t p = 0; p < panels.count(); ++p) jobs.push_back([&panels, pack, p] { pack(panels, p); });
     };
-    each(from_row, [this](Panels<A>& to, int64_t p) { pack_out(to, own.data(), Dq, own_bias.data(), p); });
+    each(from_row, [this](Panels<A>& to, int64_t p) { pack_out(to, of.own, Dq, of.own_bias, p); });
     key.reserve(static_cast<size_t>(H)), value.reserve(static_cast<size_t>(H));
     for (int64_t h = 0; h < H; ++h) {
       const int64_t row = h * d, ld = F - 1;
@@ -122,31 +135,16 @@ struct LayerWeights {
            [W = (backward ? of.wk : of.wv) + row * ld, bias = (backward ? of.bk : of.bv) + row, ld](
                Panels<A>& to, int64_t p) { pack_out(to, W, ld, bias, p); });
     }
-    if (backward) {
-      each(to_row, [this](Panels<A>& to, int64_t p) { to.pack(own.data(), Dq, p); });
-      each(output_back, [this](Panels<A>& to, int64_t p) { to.pack(of.wo, D + Dq, p); });
-    } else {
-      each(output, [this](Panels<A>& to, int64_t p) { to.pack_transposed(of.wo, D + Dq, p); });
-    }
+    if (backward) each(to_row, [this](Panels<A>& to, int64_t p) { to.pack(of.own, Dq, p); });
+    if (projects() && backward)
+      each(output_back, [this](Panels<A>& to, int64_t p) { to.pack(of.wo, of.ld_wo, p); });
+    else if (projects())
+      each(output, [this](Panels<A>& to, int64_t p) { to.pack_transposed(of.wo, of.ld_wo, p); });
     parallel_chunks(static_cast<int64_t>(jobs.size()), 1, [&](int64_t i, int64_t) { jobs[static_cast<size_t>(i)](); });
   }
+  bool projects() const { return of.wo != nullptr; }
 
  private:
-  // phi(0) is one vector for all roots: its share of the query is a bias.
-  void set_own() {
-    own.resize(static_cast<size_t>(2 * D * Dq)), own_bias.resize(static_cast<size_t>(2 * D));
-    std::vector<A> now(static_cast<size_t>(T));
-    for (size_t t = 0; t < now.size(); ++t) now[t] = static_cast<A>(std::cos(phase[t]));
-    for (int64_t i = 0; i < D; ++i) {
-      const A* query = of.wq + i * (Dq + T);
-      std::copy_n(query, Dq, own.data() + i * Dq);
-      std::copy_n(of.wo + i * (D + Dq) + D, Dq, own.data() + (D + i) * Dq);
-      A bias = of.bq[i];
-      for (int64_t t = 0; t < T; ++t) bias += query[Dq + t] * now[static_cast<size_t>(t)];
-      own_bias[static_cast<size_t>(i)] = bias;
-      own_bias[static_cast<size_t>(D + i)] = of.bo[i];
-    }
-  }
   // [W | b], W [K, N - 1]
   static void pack_into(Panels<A>& to, const A* W, const A* bias, int64_t p) {
     const int64_t nr = to.nr(), last = to.N() - 1;
@@ -255,13 +253,15 @@ void add_products(int64_t depth, const A* left, int64_t left_ld, int64_t M, cons
 // What the forward pass leaves for the backward one, all by place in the order of the roots.
 template <class A>
 struct LayerSaved {
-  A *logit, *attended, *out, *mean, *rstd;  // [R, H, K], [R, D], [R, D] before dropout, [R], [R]
+  A* logit;                         // [R, H, K]
+  A *attended, *out, *mean, *rstd;  // [R, D], [R, D] before dropout, [R], [R]; null without a projection
 };
 
 // Gradients that are summed over blocks: rows of the weights with padded columns, and whole vectors.
 template <class A>
 struct LayerSums {
-  A *key, *value, *own, *output, *norm_weight, *norm_bias;
+  A *key, *value, *own;
+  A *output, *norm_weight, *norm_bias;  // nothing without a projection
 };
 
 // The gradient of `columns` columns of a neighbour's row, by table row: dx = sum_h p_h dz_h + e_h u_h. Kept in slices
@@ -309,8 +309,8 @@ struct Layer {
   double eps;
   LayerSaved<A> saved;
 
-  // h, q with the first `columns` columns, and u of a block. Returns its rows.
-  int64_t queries(int64_t block, int64_t columns, LayerWork<A>& m) const {
+  // h, and q with the first `columns` columns, of a block. Returns its rows.
+  int64_t own_rows(int64_t block, int64_t columns, LayerWork<A>& m) const {
     int64_t rows = 0;
     const int64_t begin = block * kRoots, n = std::min(kRoots, order.R() - begin);
     for (int64_t i = 0; i < n; ++i) {
@@ -318,8 +318,14 @@ struct Layer {
       m.place[static_cast<size_t>(i)] = rows - 1;
     }
     product(w.from_row, rows, m.h, m.ld_h, m.q, 2 * w.D, false, columns);
+    return rows;
+  }
+
+  // And u, and the words of dropout.
+  int64_t queries(int64_t block, int64_t columns, LayerWork<A>& m) const {
+    const int64_t rows = own_rows(block, columns, m), begin = block * kRoots;
     product_by_head(w.key, rows, m.q, 2 * w.D, w.d, m.u, m.ld, in.shape.width);
-    in.shape.dropout.words(order.root.data() + begin, n, m.words.data());
+    in.shape.dropout.words(order.root.data() + begin, std::min(kRoots, order.R() - begin), m.words.data());
     return rows;
   }
 
@@ -333,8 +339,14 @@ struct Layer {
   void forward(int64_t block, LayerWork<A>& m, const Put& store) const {
     const AttentionShape<A>& a = in.shape;
     const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    if (block >= order.attending) {
+      own_rows(block, 2 * D, m);
+      std::fill_n(saved.logit + begin * a.H * a.K, n_roots * a.H * a.K, A{0});
+      for (int64_t i = 0; i < n_roots; ++i) store(order.root[static_cast<size_t>(begin + i)], m.q + i * 2 * D + D);
+      return;
+    }
     queries(block, 2 * D, m);
-    A *attended = saved.attended + begin * D, *out = saved.out + begin * D;
+    A *attended = w.projects() ? saved.attended + begin * D : m.g, *out = w.projects() ? saved.out + begin * D : m.out;
     for (int64_t i = 0; i < n_roots; ++i) {
       const int64_t place = m.place[static_cast<size_t>(i)];
       const int64_t n = in.nbrs.count[order.root[static_cast<size_t>(begin + i)]];
@@ -353,6 +365,13 @@ struct Layer {
       std::copy_n(m.q + place * 2 * D + D, D, out + i * D);  // the root's own term
     }
     product_by_head(w.back, n_roots, m.z, m.ld, attended, D);
+    if (!w.projects()) {
+      for (int64_t i = 0; i < n_roots; ++i) {
+        for (int64_t j = 0; j < D; ++j) out[i * D + j] += attended[i * D + j];
+        store(order.root[static_cast<size_t>(begin + i)], out + i * D);
+      }
+      return;
+    }
     product(w.output, n_roots, attended, D, out, D, true);
     for (int64_t i = 0; i < n_roots; i += kNormGroup) {
       const int64_t rows = std::min(kNormGroup, n_roots - i), place = begin + i;
@@ -368,9 +387,15 @@ struct Layer {
                 bool fresh) const {
     const AttentionShape<A>& a = in.shape;
     const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    if (block >= order.attending) return backward_bare(block, m, to, sums, fresh);
     const int64_t first_row = order.first[static_cast<size_t>(block)], rows = queries(block, D, m);
-    norm_backward(begin, n_roots, m, to, sums);
-    product(w.output_back, n_roots, m.out, D, m.g, D);
+    if (w.projects()) {
+      norm_backward(begin, n_roots, m, to, sums);
+      product(w.output_back, n_roots, m.out, D, m.g, D);
+    } else {
+      load_grad(begin, n_roots, to, m.out, D);
+      std::copy_n(m.out, n_roots * D, m.g);
+    }
     product_by_head(w.value, n_roots, m.g, D, w.d, m.z, m.ld, a.width);
     for (const TableSource<A>& table : to.tables) {
       table.keep(a, m.z, m.ld, begin, n_roots, order.R(), table.dz);
@@ -383,12 +408,11 @@ struct Layer {
       A* own = m.dq + m.place[static_cast<size_t>(i)] * 2 * D + D;
       if (order.new_row(begin + i)) std::fill_n(own, D, A{0});
       for (int64_t j = 0; j < D; ++j) own[j] += m.out[i * D + j];
-      std::copy_n(saved.attended + (begin + i) * D, D, m.held + i * m.ld_D);
+      if (w.projects()) std::copy_n(saved.attended + (begin + i) * D, D, m.held + i * m.ld_D);
     }
     product_by_head(w.back, rows, m.du, m.ld, m.dq, 2 * D);
-    product(w.to_row, rows, m.dq, 2 * D, to.by_row + first_row * round_up(w.Dq, kLanes<A>), round_up(w.Dq, kLanes<A>));
-    add_products(n_roots, m.out, D, D, m.held, m.ld_D, D, sums.output, fresh);
-    add_products(rows, m.dq, 2 * D, 2 * D, m.h, m.ld_h, w.Dq + 1, sums.own, fresh);
+    own_backward(first_row, rows, m, to, sums, fresh);
+    if (w.projects()) add_products(n_roots, m.out, D, D, m.held, m.ld_D, D, sums.output, fresh);
     for (int64_t h = 0; h < a.H; ++h) {
       const int64_t at = h * w.d * a.width;
       add_products(n_roots, m.g + h * w.d, D, w.d, m.z + h * a.width, m.ld, a.F, sums.value + at, fresh);
@@ -397,6 +421,37 @@ struct Layer {
   }
 
  private:
+  void load_grad(int64_t begin, int64_t n, const LayerGradients<A>& to, A* rows, int64_t ld) const {
+    for (int64_t i = 0; i < n; ++i)
+      to.load(to.grad, order.root[static_cast<size_t>(begin + i)] * w.D, w.D, rows + i * ld);
+  }
+
+  // From m.dq to h and to the weights that see h alone.
+  void own_backward(int64_t first_row, int64_t rows, LayerWork<A>& m, const LayerGradients<A>& to,
+                    const LayerSums<A>& sums, bool fresh) const {
+    const int64_t ld = round_up(w.Dq, kLanes<A>);
+    product(w.to_row, rows, m.dq, 2 * w.D, to.by_row + first_row * ld, ld);
+    add_products(rows, m.dq, 2 * w.D, 2 * w.D, m.h, m.ld_h, w.Dq + 1, sums.own, fresh);
+  }
+
+  // A block without neighbours (and without a projection): only the roots' own terms. Often nobody looks at those.
+  void backward_bare(int64_t block, LayerWork<A>& m, const LayerGradients<A>& to, const LayerSums<A>& sums,
+                     bool fresh) const {
+    const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    const auto clear = [](A* from, int64_t n) { std::fill_n(from, n, A{0}); };
+    const int64_t own = round_up(w.Dq + 1, kLanes<A>), by_row = round_up(w.Dq, kLanes<A>);
+    for (int64_t i = 0; i < n_roots; ++i) clear(m.dq + i * 2 * D, D);
+    load_grad(begin, n_roots, to, m.dq + D, 2 * D);
+    if (std::any_of(m.dq, m.dq + n_roots * 2 * D, [](A v) { return v != A{0}; })) {
+      own_rows(block, 0, m);
+      own_backward(begin, n_roots, m, to, sums, fresh);
+    } else {
+      clear(to.by_row + begin * by_row, n_roots * by_row);
+      if (fresh) clear(sums.own, 2 * D * own);
+    }
+    if (fresh) clear(sums.key, D * in.shape.width), clear(sums.value, D * in.shape.width);
+  }
+
   // Leaves the gradient of the output before dropout in m.out.
   void norm_backward(int64_t begin, int64_t n_roots, LayerWork<A>& m, const LayerGradients<A>& to,
                      const LayerSums<A>& sums) const {
@@ -405,7 +460,7 @@ struct Layer {
       const int64_t rows = std::min(kNormGroup, n_roots - i), place = begin + i;
       const int64_t* numbers = order.root.data() + place;
       copy_rows(saved.out + place * D, rows, D, D, m.norm.h, W);
-      for (int64_t j = 0; j < rows; ++j) to.load(to.grad, numbers[j] * D, D, m.norm.g + j * W);
+      load_grad(place, rows, to, m.norm.g, W);
       relu_norm_rows_backward(w.of.norm_weight, saved.mean + place, saved.rstd + place, dropout, numbers, rows, D,
                               m.norm, sums.norm_weight, sums.norm_bias);
       copy_rows(m.norm.g, rows, D, W, m.out + i * D, D);

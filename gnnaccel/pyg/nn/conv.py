@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gnnaccel.pyg.nn._edge_attention import EdgeAttention, Grouped
+from gnnaccel.ops._edge_attention import edge_attention
+from gnnaccel.pyg.nn._encoded import encoded_parts
 
 # where the largest degree is this many times the mean one, padding costs more than projecting keys and values
 _MAX_PADDING = 8
 
 
-def _group(source: Tensor, target: Tensor) -> Grouped | None:
+class _Grouped(NamedTuple):
+    """Edges by target, row n of the tables `[N, K]` holds those of node n: first `count[n]`, then -1."""
+
+    source: Tensor
+    edge: Tensor
+    count: Tensor
+
+
+def _group(source: Tensor, target: Tensor, num_nodes: int) -> _Grouped | None:
     """Edges by target, in their own order; None where padding does not pay."""
     E, device = len(target), target.device
     order = None
     if not bool((target[1:] >= target[:-1]).all()):
         target, order = torch.sort(target, stable=True)
-    nodes, count = torch.unique_consecutive(target, return_counts=True)
+    count = torch.bincount(target, minlength=num_nodes)
+    if len(count) != num_nodes:
+        raise ValueError(f"TransformerConv: edge_index must be below {num_nodes}, got {len(count) - 1}")
     K = int(count.max()) if E else 0
-    if len(nodes) * K > _MAX_PADDING * E:
+    if num_nodes * K > _MAX_PADDING * (E + num_nodes):
         return None
     slot = torch.arange(K, device=device)
     dead = slot >= count.unsqueeze(1)
@@ -31,7 +42,7 @@ def _group(source: Tensor, target: Tensor) -> Grouped | None:
     if order is not None:
         edge = order[edge]
     neighbor = source.index_select(0, edge.view(-1)).view_as(edge).masked_fill_(dead, -1)
-    return Grouped(nodes, neighbor, edge.masked_fill(dead, -1), count.to(torch.int32))
+    return _Grouped(neighbor, edge.masked_fill_(dead, -1), count.to(torch.int32))
 
 
 class TransformerConv(nn.Module):
@@ -129,7 +140,8 @@ class TransformerConv(nn.Module):
             if list(edge_attr.shape) != shape:
                 raise ValueError(f"TransformerConv: edge_attr must be {shape}, got {list(edge_attr.shape)}")
         x_source, x_target = (x, x) if isinstance(x, Tensor) else x
-        inputs = ((self.lin_key, x_source), (self.lin_value, x_source), (self.lin_query, x_target))
+        of_sources, of_targets = (self.lin_key, self.lin_value), (self.lin_query, self.lin_skip)
+        inputs = [(layer, x_source) for layer in of_sources] + [(layer, x_target) for layer in of_targets]
         for layer, rows in (*inputs, (self.lin_edge, edge_attr)):
             if isinstance(layer, nn.LazyLinear) and rows is not None:
                 layer(rows[:0])  # learns its size
@@ -137,12 +149,16 @@ class TransformerConv(nn.Module):
         groups = None
         rounded = torch.is_autocast_enabled(x_source.device.type)
         if not isinstance(return_attention_weights, bool) and self.dropout < 1.0 and not rounded:
-            groups = _group(source, target)
+            groups = _group(source, target, len(x_target))
+        alpha = None
         if groups is None:
             out, alpha = self._projected(x_source, x_target, source, target, edge_attr)
+            out = self._combine(out, x_target)
+        elif self.concat and self.root_weight and self.lin_beta is None:
+            out = self._absorbed(x_source, x_target, groups, edge_attr, self.lin_skip)
         else:
-            out, alpha = self._absorbed(x_source, x_target, groups, edge_attr), None
-        out = self._combine(out, x_target)
+            out = self._absorbed(x_source, x_target, groups, edge_attr, None)
+            out = self._combine(out.view(-1, self.heads, self.out_channels), x_target)
         return out if alpha is None or not isinstance(return_attention_weights, bool) else (out, (edge_index, alpha))
 
     def _combine(self, out: Tensor, x_target: Tensor) -> Tensor:
@@ -155,21 +171,42 @@ class TransformerConv(nn.Module):
         gate = self.lin_beta(torch.cat([out, skip, out - skip], dim=-1)).sigmoid()
         return gate * skip + (1 - gate) * out
 
-    def _absorbed(self, x_source: Tensor, x_target: Tensor, groups: Grouped, edge_attr: Tensor | None) -> Tensor:
+    def _absorbed(
+        self, x_source: Tensor, x_target: Tensor, groups: _Grouped, edge_attr: Tensor | None, skip: nn.Linear | None
+    ) -> Tensor:
+        """Attention, `[N, heads * out_channels]`, plus `skip` of the targets."""
+        features, t, time_w, time_b = encoded_parts(edge_attr)
         dropout = self.dropout if self.training else 0.0
-        layers = (self.lin_query, self.lin_key, self.lin_value)
-        out = EdgeAttention.apply(
+        nothing = x_source.new_zeros(self.heads * self.out_channels)
+
+        def weights(layer: nn.Linear | None, columns: int) -> tuple[Tensor, Tensor]:
+            if layer is None:
+                return nothing.new_zeros((len(nothing), columns)), nothing
+            return layer.weight, nothing if layer.bias is None else layer.bias
+
+        if t is None:
+            time_w = time_b = nothing[:0]
+        return edge_attention(
             x_source,
-            x_target,
-            edge_attr,
-            *(p for layer in layers for p in (layer.weight, layer.bias)),
-            None if self.lin_edge is None else self.lin_edge.weight,
-            groups,
+            None if x_source is x_target else x_target,
+            *weights(self.lin_query, x_target.shape[1]),
+            *weights(self.lin_key, x_source.shape[1]),
+            *weights(self.lin_value, x_source.shape[1]),
+            *weights(skip, x_target.shape[1]),
+            weights(self.lin_edge, 0)[0],
+            features,
+            groups.source,
+            groups.edge,
+            # in the padding any row does
+            groups.edge if t is None else t[groups.edge],
+            groups.count,
+            time_w,
+            time_b,
             self.heads,
             dropout,
             int(torch.randint(2**62, ())) if dropout > 0 else 0,
+            time_first=True,
         )
-        return out.view(-1, self.heads, self.out_channels)  # pyright: ignore
 
     def _projected(
         self, x_source: Tensor, x_target: Tensor, source: Tensor, target: Tensor, edge_attr: Tensor | None

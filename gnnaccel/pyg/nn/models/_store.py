@@ -37,10 +37,9 @@ class LatestMessages(nn.Module):
         ):
             table.index_copy_(0, nodes, values.index_select(0, rows))
 
-    def mail(self, n_id: Tensor, own: Tensor, memory: Tensor) -> Tensor:
-        """`[own | memory of the other end | raw message]` of the nodes `n_id`."""
-        other = memory.index_select(0, self.other.index_select(0, n_id))
-        return torch.cat([own, other, self.raw.index_select(0, n_id)], dim=1)
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Other ends, times and raw messages."""
+        return self.other, self.time, self.raw
 
 
 class MessageStore(nn.Module):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gnnaccel.ops import latest_per_node, time_encode
-from gnnaccel.pyg.nn.models._apply import ApplyMessages
+from gnnaccel.ops._apply_messages import CLEAN, FRESH, PENDING, apply_messages
+from gnnaccel.pyg.nn._encoded import EncodedTimes
 from gnnaccel.pyg.nn.models._neighbors import LastNeighborLoader
 from gnnaccel.pyg.nn.models._store import LatestMessages, MessageStore
 
@@ -23,7 +24,6 @@ __all__ = [
     "TimeEncoder",
 ]
 
-FRESH, PENDING, CLEAN = 0, 1, 2
 _CHUNK = 1 << 15  # nodes at a time where no gradient is needed
 
 
@@ -44,7 +44,10 @@ class TimeEncoder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         if t.requires_grad or not t.is_floating_point():
             return self.lin(t.reshape(-1, 1).to(self.lin.weight.dtype)).cos()
-        return time_encode(t.reshape(-1), self.lin.weight[:, 0], self.lin.bias)
+        t, w, b = t.reshape(-1), self.lin.weight[:, 0], self.lin.bias
+        if t.dtype != w.dtype or torch.compiler.is_compiling():
+            return time_encode(t, w, b)
+        return EncodedTimes(None, t, w, b)
 
 
 class IdentityMessage(nn.Module):
@@ -230,31 +233,21 @@ class TGNMemory(nn.Module):
         self._status.index_fill_(0, nodes, PENDING)
 
     def _read(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
-        status, memory, last_update = (x.index_select(0, n_id) for x in (self._status, self.memory, self.last_update))
-        pending = status == PENDING
         if self.fused:
-            return self._apply_latest(n_id, memory, last_update, pending, status == FRESH)
+            if torch.is_grad_enabled() or len(n_id) <= _CHUNK:
+                return self._apply_latest(n_id)
+            memory, times = zip(*(self._apply_latest(part) for part in n_id.split(_CHUNK)), strict=True)
+            return torch.cat(memory), torch.cat(times)
+        status, memory, last_update = (x.index_select(0, n_id) for x in (self._status, self.memory, self.last_update))
         out, times = self._apply_by_modules(n_id, memory)
-        last_update = torch.where(pending, times, last_update)
+        last_update = torch.where(status == PENDING, times, last_update)
         return torch.where((status == CLEAN).unsqueeze(1), memory, out), last_update
 
-    def _apply_latest(
-        self, n_id: Tensor, memory: Tensor, last_update: Tensor, pending: Tensor, fresh: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        if not torch.is_grad_enabled() and len(n_id) > _CHUNK:
-            masks = zip(*(x.split(_CHUNK) for x in (n_id, memory, last_update, pending, fresh)), strict=True)
-            rows, times = zip(*(self._apply_latest(*part) for part in masks), strict=True)
-            return torch.cat(rows), torch.cat(times)
-        at = pending.nonzero().squeeze(1)
-        nodes = n_id.index_select(0, at)
-        sent = self._latest.time.index_select(0, nodes)
-        mail = self._latest.mail(nodes, memory.index_select(0, at), self.memory)
-        dt = sent - last_update.index_select(0, at)
-        weights = (self.time_enc.lin.weight, self.time_enc.lin.bias)
-        weights += (self.gru.weight_ih, self.gru.weight_hh, self.gru.bias_ih, self.gru.bias_hh)
-        save = torch.is_grad_enabled() and any(p.requires_grad for p in weights)
-        out = ApplyMessages.apply(memory, mail, dt, at, fresh.nonzero().squeeze(1), save, *weights)
-        return out, last_update.index_copy_(0, at, sent)  # pyright: ignore
+    def _apply_latest(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
+        tables = (self.memory, self.last_update, self._status, *self._latest.tables())
+        time, gru = self.time_enc.lin, self.gru
+        cell = (gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh)
+        return apply_messages(*tables, n_id, time.weight[:, 0], time.bias, *cell)
 
     def _apply_by_modules(self, n_id: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         self._assoc[n_id] = torch.arange(len(n_id), device=n_id.device)
