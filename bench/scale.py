@@ -28,6 +28,7 @@ import typer
 from numpy.lib import format as npy
 from tqdm import tqdm
 
+from gnnaccel.bench._stream import write_json
 from gnnaccel.bench.device import environment
 
 if TYPE_CHECKING:
@@ -240,9 +241,7 @@ def main(
     typer.echo(
         f"peak resident {gb['rss']:.2f} GB; peaks of own memory {gb['own']:.2f} GB, of file pages {gb['file']:.2f} GB"
     )
-    if json_file is not None:
-        json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(json_file, found)
     if figure is not None:
         picture(found, figure)
     if gb["rss"] > max_rss_gb:
