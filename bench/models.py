@@ -8,7 +8,6 @@ again.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ import torch
 import typer
 from rich.console import Console
 
+from gnnaccel.bench._stream import write_json
 from gnnaccel.bench.device import environment
 
 MODELS = ("tgn", "tgn-2layer", "tgat", "jodie", "dysat", "apan", "graphmixer")
@@ -67,13 +67,6 @@ def seconds_an_epoch(model: str, decoder: str, events: Any, overrides: list[str]
     return time.perf_counter() - start
 
 
-def write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(document, indent=1) + "\n", "utf-8")
-    os.replace(temporary, path)
-
-
 def page(document: dict[str, Any]) -> str:
     """The tables of docs/results.md."""
     setting = document["protocol"]
@@ -85,9 +78,10 @@ def page(document: dict[str, Any]) -> str:
         f"random destination an event. MRR: against {setting['negatives']} random destinations, ties share the average rank. "
         "Old AP: against one former destination of the same source. The deviation is that over seeds. Seconds: one "
         "training epoch on "
-        f"{document['environment'].get('cpu', 'a CPU')}, {setting['threads']} threads.",
+        f"{document['environment'].get('cpu', 'a CPU')}, {setting['threads']} thread{'s' * (setting['threads'] > 1)}.",
         "",
-        "Regenerate with `python -m gnnaccel.bench.models --json bench/results/cpu-2t/models.json --into docs/results.md`.",
+        f"Regenerate with `python -m gnnaccel.bench.models --epochs {setting['epochs']} "
+        "--json bench/results/cpu-2t/models.json --into docs/results.md`.",
         "",
     ]
     runs: list[Run] = document["runs"]
@@ -144,14 +138,23 @@ def models(
     document: dict[str, Any] = {"runs": [], "seconds": {}}
     if json_file.exists():
         document = json.loads(json_file.read_text("utf-8"))
-    document["environment"] = environment(torch.device("cpu"))
-    document["protocol"] = {
+    protocol = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "negatives": 100,
         "threads": torch.get_num_threads(),
     }
+    earlier = dict(document.get("protocol", protocol))
+    if not document["seconds"]:
+        earlier["threads"] = protocol["threads"]  # nothing was timed, and accuracy does not depend on them
+    for unused, key in ((accuracy_only, "threads"), (time_only, "epochs")):
+        if unused:
+            protocol[key] = earlier[key]
+    if differing := [k for k, v in protocol.items() if earlier.get(k) != v]:
+        k = differing[0]
+        raise typer.BadParameter(f"--json: {json_file} holds runs with {k} {earlier.get(k)}; name another file")
+    document |= {"environment": environment(torch.device("cpu")), "protocol": protocol}
     base = [f"train.epochs={epochs}", f"train.batch_size={batch_size}", f"train.learning_rate={learning_rate}"]
     known = {key_of(run) for run in document["runs"]}
     for name in data or ("wikipedia", "collegemsg"):
@@ -164,7 +167,7 @@ def models(
                         continue
                     say = lambda line: console.print(line, style="dim", highlight=False)  # noqa: E731
                     document["runs"].append({"data": events.name, **train(m, d, seed, events, base, say)})
-                    write(json_file, document)
+                    write_json(json_file, document)
         for m, d in wanted:
             if accuracy_only:
                 break
@@ -172,11 +175,17 @@ def models(
             if time_only or place not in document["seconds"]:
                 document["seconds"][place] = round(seconds_an_epoch(m, d, events, base), 2)
                 console.print(f"{place}: {document['seconds'][place]} s an epoch", highlight=False)
-                write(json_file, document)
-    order = ["edgebank", *MODELS]
-    document["runs"].sort(key=lambda r: (r["data"], r["decoder"], order.index(r["model"]), r["seed"]))
-    document["runs"].sort(key=lambda r: ("wikipedia", "collegemsg").index(r["data"]) if data is None else 0)
-    write(json_file, document)
+                write_json(json_file, document)
+    streams, order = list(dict.fromkeys(r["data"] for r in document["runs"])), ["edgebank", *MODELS]
+    document["runs"].sort(
+        key=lambda r: (
+            streams.index(r["data"]),
+            r["decoder"],
+            order.index(r["model"]) if r["model"] in order else len(order),
+            r["seed"],
+        )
+    )
+    write_json(json_file, document)
     if into is not None:
         text = into.read_text("utf-8") if into.exists() else ""
         notes = text.partition("\n<!-- notes -->\n")[2]
