@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gnnaccel.bench.report import THEMES, dark_twin
+from gnnaccel.bench.report import THEMES, dark_twin, fixed_style, save
 from gnnaccel.bench.staleness import SCHEDULES, summary
 
 COLORS = {
@@ -87,14 +87,7 @@ def pipeline_table(document: Mapping[str, Any]) -> str:
 
 def picture(document: Mapping[str, Any], path: Path, theme: str = "light") -> None:
     """Test AP against the updates that a training batch misses, a line for each schedule. Same input, same bytes."""
-    import matplotlib as mpl
-
-    # the user's matplotlibrc must not show; the salt and the missing date make SVG ids and metadata constant
-    style: dict[str, Any] = {
-        k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith(("backend", "date.epoch"))
-    }
-    style |= {"svg.hashsalt": "gnnaccel", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10}
-    with mpl.rc_context({k: v for k, v in style.items() if k in mpl.rcParams}):
+    with fixed_style():
         _draw(document, path, {**THEMES[theme], **COLORS[theme]})
 
 
@@ -137,9 +130,7 @@ def _draw(document: Mapping[str, Any], path: Path, color: Mapping[str, str]) -> 
     note = f"TGN on {document['data']}, {document['epochs']} epochs, {count}; numbers at the points: training batch"
     figure.text(0.02, 0.02, note, color=color["muted"], size=8)
     figure.subplots_adjust(left=0.09, right=0.98, top=0.91, bottom=0.2, wspace=0.06)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, dpi=160, facecolor=color["ground"], metadata=metadata)
+    save(figure, path, color["ground"])
 
 
 TABLES = {"staleness": staleness_table, "exact": exact_table, "pipeline": pipeline_table}
