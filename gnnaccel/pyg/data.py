@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gnnaccel.pyg._promises import EventRows, event_rows
+
 
 class TemporalData:
     """A stream of events, as `torch_geometric.data.TemporalData`: attributes that are tensors with one row an event.
@@ -27,7 +29,6 @@ class TemporalData:
     src: Tensor
     dst: Tensor
     t: Tensor
-    msg: Tensor
 
     def __init__(
         self,
@@ -40,6 +41,21 @@ class TemporalData:
         for key, value in {"src": src, "dst": dst, "t": t, "msg": msg, **kwargs}.items():
             if value is not None:
                 setattr(self, key, value)
+
+    @property
+    def msg(self) -> Tensor:
+        """Messages; `msg[ids]` are read where they lie once something needs them (see `docs/pyg.md`)."""
+        if "msg" not in self.__dict__:
+            raise AttributeError("TemporalData has no msg")
+        return event_rows(self.__dict__["msg"])
+
+    @msg.setter
+    def msg(self, value: Tensor) -> None:
+        self.__dict__["msg"] = value.as_subclass(Tensor) if type(value) is EventRows else value
+
+    @msg.deleter
+    def msg(self) -> None:
+        del self.__dict__["msg"]
 
     @classmethod
     def from_dict(cls, mapping: dict[str, Any]) -> TemporalData:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gnnaccel.ops._edge_attention import edge_attention
-from gnnaccel.pyg.nn._encoded import encoded_parts
+from gnnaccel.pyg._promises import edge_parts
 
 # where the largest degree is this many times the mean one, padding costs more than projecting keys and values
 _MAX_PADDING = 8
@@ -175,7 +175,7 @@ class TransformerConv(nn.Module):
         self, x_source: Tensor, x_target: Tensor, groups: _Grouped, edge_attr: Tensor | None, skip: nn.Linear | None
     ) -> Tensor:
         """Attention, `[N, heads * out_channels]`, plus `skip` of the targets."""
-        features, t, time_w, time_b = encoded_parts(edge_attr)
+        table, rows, t, time_w, time_b = edge_parts(edge_attr)
         dropout = self.dropout if self.training else 0.0
         nothing = x_source.new_zeros(self.heads * self.out_channels)
 
@@ -194,9 +194,9 @@ class TransformerConv(nn.Module):
             *weights(self.lin_value, x_source.shape[1]),
             *weights(skip, x_target.shape[1]),
             weights(self.lin_edge, 0)[0],
-            features,
+            table,
             groups.source,
-            groups.edge,
+            groups.edge if rows is None else rows[groups.edge],
             # in the padding any row does
             groups.edge if t is None else t[groups.edge],
             groups.count,

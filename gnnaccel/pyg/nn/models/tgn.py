@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnnaccel.ops import latest_per_node, time_encode
+from gnnaccel.ops import latest_per_node
 from gnnaccel.ops._apply_messages import CLEAN, FRESH, PENDING, apply_messages
-from gnnaccel.pyg.nn._encoded import EncodedTimes
+from gnnaccel.pyg._promises import encoded_times
 from gnnaccel.pyg.nn.models._neighbors import LastNeighborLoader
 from gnnaccel.pyg.nn.models._store import LatestMessages, MessageStore
 
@@ -44,10 +44,7 @@ class TimeEncoder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         if t.requires_grad or not t.is_floating_point():
             return self.lin(t.reshape(-1, 1).to(self.lin.weight.dtype)).cos()
-        t, w, b = t.reshape(-1), self.lin.weight[:, 0], self.lin.bias
-        if t.dtype != w.dtype or torch.compiler.is_compiling():
-            return time_encode(t, w, b)
-        return EncodedTimes(None, t, w, b)
+        return encoded_times(t.reshape(-1), self.lin.weight[:, 0], self.lin.bias)
 
 
 class IdentityMessage(nn.Module):
