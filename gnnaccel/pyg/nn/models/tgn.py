@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gnnaccel.ops import latest_per_node
 from gnnaccel.ops._apply_messages import CLEAN, FRESH, PENDING, apply_messages
+from gnnaccel.ops._keep_events import keep_events_
 from gnnaccel.pyg._promises import encoded_times
 from gnnaccel.pyg.nn.models._neighbors import LastNeighborLoader
 from gnnaccel.pyg.nn.models._store import LatestMessages, MessageStore
@@ -187,13 +188,15 @@ class TGNMemory(nn.Module):
             )
         if len(src) == 0:
             return
-        t = t.to(torch.int64)
+        t, raw_msg = t.to(torch.int64), raw_msg.to(self.memory.dtype)
+        if self.training and self.fused and self._keep_computed(src, dst, t, raw_msg):
+            return
         nodes, last = latest_per_node(
             torch.cat([src, dst]), t.repeat(2), torch.arange(len(src), device=t.device).repeat(2)
         )
-        nodes, raw_msg = nodes.long(), raw_msg.to(self.memory.dtype)
+        nodes = nodes.long()
         if self.training:
-            self._write(nodes, *self._computed_rows(nodes))
+            self._write(nodes, *self._read(nodes))
             self._store(nodes, last.long(), src, dst, t, raw_msg)
         else:
             self._store(nodes, last.long(), src, dst, t, raw_msg)
@@ -204,14 +207,15 @@ class TGNMemory(nn.Module):
         """What a reading depends on besides its nodes."""
         return [id(p) for p in self.parameters()] + [p._version for p in self.parameters()]
 
-    def _computed_rows(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
-        if self._computed is not None and self._computed[0] == self._versions():
-            _, n_id, memory, last_update = self._computed
-            self._assoc.index_copy_(0, n_id, torch.arange(len(n_id), device=n_id.device))
-            row = self._assoc.index_select(0, nodes).clamp_(max=len(n_id) - 1)
-            if len(n_id) and torch.equal(n_id.index_select(0, row), nodes):
-                return memory.index_select(0, row), last_update.index_select(0, row)
-        return self._read(nodes)
+    def _keep_computed(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> bool:
+        """Store what the last `forward` has computed, if it has all nodes of these events."""
+        if self._computed is None or self._computed[0] != self._versions():
+            return False
+        tables = (self.memory, self.last_update, self._status, *self._latest.tables(), self._assoc)
+        done = keep_events_(*tables, src, dst, t, raw_msg, *self._computed[1:])
+        if done:
+            self._computed = None
+        return done
 
     def _write(self, nodes: Tensor, memory: Tensor, last_update: Tensor) -> None:
         self._computed = None
