@@ -63,6 +63,7 @@ def make(
 
 CASES = [
     Case("no_roots", make(R=0)),
+    Case("no_roots_dropout", make(R=0, dropout=0.4, seed=5)),
     Case("no_slots", make(K=0)),
     Case("one", make(R=1, K=1, H=1, dims=(1, 1, 1), tables=(1, 1), counts=[1])),
     Case("all_padded", make(counts=[0, 0, 0], tables=(0, 0))),
