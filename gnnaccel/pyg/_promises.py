@@ -8,7 +8,7 @@ row of an edge is ever written to memory, in either direction.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -34,12 +34,30 @@ class EdgeParts(NamedTuple):
         return [x._version for x in self if x is not None]
 
 
+def _refuse(name: Any) -> NoReturn:
+    raise RuntimeError(f"{name}: got rows that were not formed yet; pass a clone() of them")
+
+
+class _Source(torch.autograd.Function):
+    """Where a gradient of a promise itself would go: without this it would be lost without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, promise: Promise, *parts: Tensor | None) -> Promise:
+        ctx.mark_dirty(promise)  # so that it is the result itself
+        return promise
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
+        _refuse("backward")
+
+
 class Promise(Tensor):
     """A tensor of known shape whose values are made at first use, once, with their gradients.
 
     Whatever is done with it goes to its values, except for `torch.cat` of time encodings with features, which makes another
     promise. Values made after one of the parts was changed in place would be other ones, so that raises a `RuntimeError`, as
-    autograd does for tensors that it has saved.
+    autograd does for tensors that it has saved. So does the backward pass of a `torch.autograd.Function` that was given the
+    promise itself: torch asks nobody for its values there.
     """
 
     parts: EdgeParts
@@ -52,7 +70,15 @@ class Promise(Tensor):
         rows = next(x for x in (parts.t, parts.rows, parts.table) if x is not None)
         self = Tensor._make_wrapper_subclass(cls, (len(rows), columns), dtype=like.dtype, device=like.device)
         with torch._C.DisableTorchFunctionSubclass():
-            self.parts, self.made_of, self.values, self.with_grad = parts, parts.versions(), None, torch.is_grad_enabled()
+            self.parts, self.made_of, self.values, self.with_grad = (
+                parts,
+                parts.versions(),
+                None,
+                torch.is_grad_enabled(),
+            )
+            floating = parts.table, parts.w, parts.b
+            if self.with_grad and any(x is not None and x.requires_grad for x in floating):
+                self = _Source.apply(self, *floating)
         return self
 
     def unchanged_parts(self) -> EdgeParts:
@@ -89,7 +115,7 @@ class Promise(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise RuntimeError(f"{func}: got rows that were not formed yet; pass a clone() of them")
+        _refuse(func)
 
 
 def _stays(self: Tensor, *args: Any, **kwargs: Any) -> bool:
@@ -105,7 +131,12 @@ def _cat(tensors: Any, dim: int = 0, **others: Any) -> Promise | None:
         return None
     first, features = tensors
     with_grad = torch.is_grad_enabled()
-    if first.parts.t is None or first.parts.table is not None or first.values is not None or first.with_grad != with_grad:
+    if (
+        first.parts.t is None
+        or first.parts.table is not None
+        or first.values is not None
+        or first.with_grad != with_grad
+    ):
         return None
     if features.dim() != 2 or features.dtype != first.dtype or features.device != first.device:
         return None
