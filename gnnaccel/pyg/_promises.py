@@ -31,7 +31,7 @@ class EdgeParts(NamedTuple):
     b: Tensor | None = None
 
     def versions(self) -> list[int]:
-        return [x._version for x in self if x is not None]
+        return [0 if x.is_inference() else x._version for x in self if x is not None]
 
 
 def _refuse(name: Any) -> NoReturn:
@@ -79,6 +79,8 @@ class Promise(Tensor):
             floating = parts.table, parts.w, parts.b
             if self.with_grad and any(x is not None and x.requires_grad for x in floating):
                 self = _Source.apply(self, *floating)
+            if any(x is not None and x.is_inference() for x in parts):
+                self.dense()  # nobody would notice a change of such a part
         return self
 
     def unchanged_parts(self) -> EdgeParts:

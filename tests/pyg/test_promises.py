@@ -274,6 +274,25 @@ def test_gradients_that_end_in_a_promise_are_not_lost():
             differentiate(Double.apply(promise(f, t, w, b)).sum() + w.sum() + f.sum())
 
 
+@pytest.mark.parametrize("features", [False, True, "rows"])
+def test_inference_mode(features):
+    """Its tensors count no changes in place, so that values are made at once."""
+    nodes, edges, edge_index = graph(hub=False)
+    conv = TransformerConv(DIM, 5, edge_dim=T + FEATURES * bool(features)).double()
+    x = torch.randn(nodes, DIM, dtype=F64)
+    want = conv(x, edge_index, dense(*parts(features, edges))).detach()
+    with torch.inference_mode():
+        p = parts(features, edges)
+        attr = promise(*p)
+        assert torch.equal(attr + 0, dense(*p))
+        p[1].add_(1)
+        torch.testing.assert_close(conv(x, edge_index, attr), want)
+    # parts from outside, used inside
+    p = parts(features, edges)
+    with torch.inference_mode():
+        torch.testing.assert_close(conv(x, edge_index, promise(*p)), want)
+
+
 def test_rows_of_events():
     table = torch.randn(9, 2, dtype=F64)
     rows, ids = event_rows(table), torch.tensor([3, 3, 0, 8])
