@@ -87,7 +87,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> apply_messages_cpu(
         std::copy_n(ptr<S>(memory) + id[u] * memory.stride(0), D, to);
     }
     const Tensor own = torch::stable::narrow(mail, 1, 0, D);
-    const MemoryCall<S> call(mail, own, time_w, time_b, w_ih, w_hh, rows, true);
+    const MemoryCall<S> call(mail, own, time_w, time_b, w_ih, w_hh, rows, true, true);
     saved = empty({save ? U : 0, call.in.saved_width()}, dtype_of<A>());
     memory_forward<S>(call, b_ih, b_hh, ptr<S>(out), save ? ptr<A>(saved) : nullptr);
   });
@@ -140,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> apply_messages_backwa
     using S = decltype(tag);
     Tensor messages = mail;
     const Tensor own = torch::stable::narrow(messages, 1, 0, D);
-    const MemoryCall<S> call(mail, own, time_w, time_b, w_ih, w_hh, rows, true);
+    const MemoryCall<S> call(mail, own, time_w, time_b, w_ih, w_hh, rows, true, true);
     memory_backward<S>(call, ptr<S>(grad), ptr<acc_t<S>>(saved), g);
     if (grad_weights) add_fresh<S>(grad, state, b_ih, b_hh, g);
   });

@@ -191,6 +191,9 @@ struct MemoryInputs {
   const double *dt, *w, *b;  // w and b as time_encode_rows wants them
   int64_t U, Dm, T, D;
   bool gru;
+  // Whether a GRU's message starts with the memory itself. Then the gates r and z see it once, by the sum of both
+  // weights, which have the same gradient.
+  bool own_first = false;
 
   int64_t row(int64_t u) const { return rows ? rows[u] : u; }
   int64_t place(int64_t u) const { return places ? places[u] : u; }
@@ -249,7 +252,8 @@ class FetchRows {
 constexpr int64_t kRowTile = 32;   // most rows of a tile of x, h and gates
 constexpr int64_t kGradTile = 16;  // rows of a tile backwards, and of a partial sum
 
-// Rows [begin, end), at most kRowTile. W_ih^T and W_hh^T packed; biases [G D]; saved may be null.
+// Rows [begin, end), at most kRowTile. W_ih^T and W_hh^T packed, the latter for the gate n alone if `own_first`; biases
+// [G D]; saved may be null.
 template <class S, class A>
 void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, const Packed<A>& w_hh, const A* b_ih,
                         const A* b_hh, int64_t begin, int64_t end, S* out, A* saved) {
@@ -264,7 +268,10 @@ void memory_update_tile(const MemoryInputs<S, A>& in, const Packed<A>& w_ih, con
   }
   FetchRows<S, A> next(in, end, std::min(end + n, in.U));
   gemm_panels<A>(n, left_rows(x, ldx), w_ih, 0, panels_of(G, tile_set<A>().nr), gi, ldg, {b_ih, 0, false}, next);
-  gemm_panels<A>(n, left_rows(h, ldh), w_hh, 0, panels_of(G, tile_set<A>().nr), gh, ldg, {b_hh, 0, false});
+  const int64_t seen = in.own_first ? 2 * D : 0;  // gates without a hidden part
+  for (int64_t i = 0; i < n && seen > 0; ++i) std::copy_n(b_hh, seen, gh + i * ldg);
+  gemm_panels<A>(n, left_rows(h, ldh), w_hh, 0, panels_of(G - seen, tile_set<A>().nr), gh + seen, ldg,
+                 {b_hh + seen, 0, false});
   // rows nobody asked to save all go to one place
   A* s = saved ? saved + begin * lds : gh + kRowTile * ldg;
   cell_rows(in.gru, n, gi, gh, ldg, h, ldh, o, ldh, s, saved ? lds : 0, D);
@@ -347,8 +354,8 @@ void memory_update_grad_tile(const MemoryInputs<S, A>& in, const S* grad, const 
 // What `depth` rows of a block add to a slab's sums, in 1 + gates * (panels of x and of h) tasks: the sums over tiles,
 // or one gate and panel of W_ih or W_hh.
 template <class A>
-void memory_update_sum_task(int64_t task, int64_t D, int64_t X, int64_t depth, MemoryBlock<A>& block, bool fresh,
-                            A* w_ih, A* w_hh, double* sums, int64_t sums_width) {
+void memory_update_sum_task(int64_t task, int64_t D, int64_t X, int64_t depth, bool own_first, MemoryBlock<A>& block,
+                            bool fresh, A* w_ih, A* w_hh, double* sums, int64_t sums_width) {
   if (task == 0) {
     for (int64_t tile = 0; tile * kGradTile < depth; ++tile)
       for (int64_t j = 0; j < sums_width; ++j) sums[j] += block.sums[static_cast<size_t>(tile * sums_width + j)];
@@ -359,7 +366,7 @@ void memory_update_sum_task(int64_t task, int64_t D, int64_t X, int64_t depth, M
   if (p < x_panels) {
     const Left<A> d = block.d[static_cast<size_t>(gate)].view();
     gemm_panels<A>(D, d, block.x.view(depth), p, p + 1, w_ih + gate * D * X, X, {nullptr, 0, true, fresh});
-  } else {
+  } else if (!own_first || gate == 2) {
     const Left<A> d = block.d[static_cast<size_t>(gate == 2 ? 3 : gate)].view();
     gemm_panels<A>(D, d, block.h.view(depth), q, q + 1, w_hh + gate * D * D, D, {nullptr, 0, true, fresh});
   }

@@ -33,7 +33,7 @@ struct MemoryCall {
   int64_t U, X, G;  // rows, width of x, width of all gates
 
   MemoryCall(const Tensor& mail_in, const Tensor& memory_in, const Tensor& time_w, const Tensor& time_b,
-             const Tensor& w_ih_in, const Tensor& w_hh_in, const MemoryRows& rows_in, bool gru)
+             const Tensor& w_ih_in, const Tensor& w_hh_in, const MemoryRows& rows_in, bool gru, bool own_first = false)
       : mail(with_dense_rows(mail_in)),
         memory(with_dense_rows(memory_in)),
         w_ih(torch::stable::contiguous(w_ih_in)),
@@ -56,7 +56,8 @@ struct MemoryCall {
           mail.size(1),
           time_w.size(0),
           memory.size(1),
-          gru};
+          gru,
+          own_first};
     U = in.U;
     X = in.Dm + in.T;
     G = in.gates() * in.D;
@@ -72,12 +73,23 @@ class PackedCell {
   PackedCell(const MemoryCall<S>& call, const Tensor& b_ih, const Tensor& b_hh)
       : call_(call),
         p_ih_(call.X, call.G),
-        p_hh_(call.in.D, call.G),
+        p_hh_(call.in.D, call.G - seen(call)),
         bias_ih_(values(b_ih, call.G)),
         bias_hh_(values(b_hh, call.G)) {
+    const int64_t D = call.in.D, X = call.X;
+    const S *w_ih = ptr<S>(call.w_ih), *w_hh = ptr<S>(call.w_hh);
+    std::vector<S> sum;
+    if (seen(call) > 0) {
+      sum.assign(w_ih, w_ih + call.G * X);
+      for (int64_t i = 0; i < seen(call); ++i)
+        for (int64_t j = 0; j < D; ++j)
+          sum[static_cast<size_t>(i * X + j)] =
+              static_cast<S>(static_cast<A>(w_ih[i * X + j]) + static_cast<A>(w_hh[i * D + j]));
+      w_ih = sum.data();
+    }
     parallel_chunks(p_ih_.count(), 1, [&](int64_t p, int64_t) {
-      p_ih_.pack_transposed(ptr<S>(call.w_ih), call.X, p);
-      p_hh_.pack_transposed(ptr<S>(call.w_hh), call.in.D, p);
+      p_ih_.pack_transposed(w_ih, X, p);
+      if (p < p_hh_.count()) p_hh_.pack_transposed(w_hh + seen(call) * D, D, p);
     });
   }
 
@@ -88,6 +100,8 @@ class PackedCell {
   }
 
  private:
+  // Gates that see the memory as a part of the message.
+  static int64_t seen(const MemoryCall<S>& call) { return call.in.own_first ? 2 * call.in.D : 0; }
   static std::vector<A> values(const Tensor& bias_in, int64_t n) {
     const Tensor bias = torch::stable::contiguous(bias_in);
     return {ptr<S>(bias), ptr<S>(bias) + n};
@@ -174,7 +188,7 @@ void memory_backward(const MemoryCall<S>& call, const S* grad, const acc_t<S>* s
       },
       [&](int64_t slab, int64_t task, int64_t depth, bool fresh) {
         memory_update_sum_task<A>(
-            task, D, X, depth, block(slab), fresh, out.want_weights ? s_w_ih->data(slab) : nullptr,
+            task, D, X, depth, in.own_first, block(slab), fresh, out.want_weights ? s_w_ih->data(slab) : nullptr,
             out.want_weights ? s_w_hh->data(slab) : nullptr, sums.data() + slab * sums_width, sums_width);
       });
 
@@ -209,6 +223,8 @@ void memory_backward(const MemoryCall<S>& call, const S* grad, const acc_t<S>* s
   if (out.want_weights) {
     out.w_ih = s_w_ih->finish();
     out.w_hh = s_w_hh->finish();
+    for (int64_t i = 0; i < 2 * D && in.own_first; ++i)
+      std::copy_n(ptr<S>(out.w_ih) + i * X, D, ptr<S>(out.w_hh) + i * D);
     out.b_ih = empty({G}, dtype_of<S>());
     out.b_hh = empty({G}, dtype_of<S>());
     total(0, G, ptr<S>(out.b_ih));

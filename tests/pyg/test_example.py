@@ -35,23 +35,31 @@ def test_two_epochs_and_tests_are_torch_geometrics(example, pyg_example):
     seen = []
     for module in (pyg_example, example):
         made, train, test = build(module)
-        row = []
+        row, measures = [], []
 
         def note(value, made=made, row=row):
-            row.extend((torch.tensor(value, dtype=torch.float64), made.memory.memory.clone()))
+            row.extend((torch.as_tensor(value, dtype=torch.float64), made.memory.memory.clone()))
             row.append(made.memory.last_update.clone())
 
+        def test_step(batch, step=made.test_step, note=note):
+            scores = step(batch)
+            note(torch.cat(scores))
+            return scores
+
+        made.test_step = test_step
         for _ in range(2):
             torch.manual_seed(11)
             made.start_epoch()
             for batch in train:
                 note(made.train_step(batch))
-            note(made.test(test))
-        seen.append((row, [x for part in made.modules for x in part.state_dict().items()]))
-    (theirs, their_state), (mine, my_state) = seen
+            measures.append(made.test(test))
+        seen.append((row, [x for part in made.modules for x in part.state_dict().items()], measures))
+    (theirs, their_state, their_measures), (mine, my_state, my_measures) = seen
     assert len(theirs) == len(mine) > 50
     for a, b in zip(theirs, mine, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-9)
+    # steps of one pair of scores, which may be equal but for rounding
+    torch.testing.assert_close(torch.tensor(my_measures), torch.tensor(their_measures), rtol=0, atol=1e-3)
     assert [k for k, _ in my_state] == [k for k, _ in their_state]
     for (key, a), (_, b) in zip(their_state, my_state, strict=True):
         if key != "_assoc":
