@@ -35,6 +35,13 @@ def _zero_cell(b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return r, z, torch.tanh(b_ih[2 * D :] + r * b_hh[2 * D :])
 
 
+def _check_rows(name: str, rows: Tensor, N: int) -> None:
+    if rows.device.type == "cpu" and rows.numel():
+        low, high = (int(v) for v in rows.aminmax())
+        if low < 0 or high >= N:
+            raise ValueError(f"apply_messages: {name} must be in [0, {N}), got {low if low < 0 else high}")
+
+
 # On CUDA, and without the extension, every node goes through the cell, and those without a message are put back: shapes stay
 # static, and nobody waits for a count.
 @impl("apply_messages", "CompositeExplicitAutograd")
@@ -48,14 +55,13 @@ def _composite(
     nodes: Tensor,
     *cell: Any,
 ) -> tuple[Tensor, ...]:
-    if nodes.device.type == "cpu" and nodes.numel():
-        low, high = (int(v) for v in nodes.aminmax())
-        if low < 0 or high >= len(memory):
-            raise ValueError(f"apply_messages: nodes must be in [0, {len(memory)}), got {low if low < 0 else high}")
     *weights, save = cell
+    _check_rows("nodes", nodes, len(memory))
     state, last, sent, own = status[nodes], last_update[nodes], time[nodes], memory[nodes]
     pending = state == PENDING
-    mail = torch.cat([own, memory[torch.where(pending, other[nodes], 0)], raw[nodes]], dim=1)
+    end = torch.where(pending, other[nodes], 0)
+    _check_rows("other", end, len(memory))
+    mail = torch.cat([own, memory[end], raw[nodes]], dim=1)
     dt = torch.where(pending, sent - last, 0).to(torch.float64)
     new, saved = torch.ops.gnnaccel.memory_update(mail, dt, own, *weights, None, True, save)
     _, z, n = _zero_cell(*weights[4:])

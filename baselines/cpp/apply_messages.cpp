@@ -73,11 +73,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> apply_messages_cpu(
     rows.place->push_back(u);
     rows.dt.push_back(static_cast<double>(sent[id[u]] - last[id[u]]));
   }
+  // results hold no uninitialised memory, not even where nobody looks
+  const auto P = static_cast<int64_t>(pending.size());
+  const auto clear_rest = [&](auto* rows_of, int64_t width) {
+    std::fill_n(rows_of + P * width, (U - P) * width, std::remove_reference_t<decltype(*rows_of)>(0));
+  };
   std::copy(rows.dt.begin(), rows.dt.end(), ptr<double>(dt));
+  clear_rest(ptr<double>(dt), 1);
   dispatch_floating(memory.scalar_type(), "apply_messages", [&](auto tag) {
     using S = decltype(tag);
     using A = acc_t<S>;
     copy_messages(pending, memory, ptr<int64_t>(other), raw, ptr<S>(mail));
+    clear_rest(ptr<S>(mail), M);
     const ZeroCell<A> zero(ptr<S>(b_ih), ptr<S>(b_hh), D);
     for (int64_t u = 0; u < U; ++u) {
       S* to = ptr<S>(out) + u * D;
@@ -89,6 +96,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> apply_messages_cpu(
     const Tensor own = torch::stable::narrow(mail, 1, 0, D);
     const MemoryCall<S> call(mail, own, time_w, time_b, w_ih, w_hh, rows, true, true);
     saved = empty({save ? U : 0, call.in.saved_width()}, dtype_of<A>());
+    if (save) clear_rest(ptr<A>(saved), call.in.saved_width());
     memory_forward<S>(call, b_ih, b_hh, ptr<S>(out), save ? ptr<A>(saved) : nullptr);
   });
   return {out, times, state, mail, dt, saved};
