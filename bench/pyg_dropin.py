@@ -165,6 +165,9 @@ def main(
     segment: Annotated[int, typer.Option(help="Batches a turn.")] = 20,
     gate_batches: Annotated[int, typer.Option(help="Batches of the check.")] = 6,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's default.")] = 0,
+    keep_memory: Annotated[
+        bool, typer.Option(help="Tell the C library to keep freed memory, as `gnnaccel train` does; the example does not.")
+    ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
 ) -> None:
     """Race the two readings of the example."""
@@ -172,7 +175,8 @@ def main(
 
     if threads:
         torch.set_num_threads(threads)
-    keep_freed_memory()  # as `gnnaccel train` does; it serves both
+    if keep_memory:
+        keep_freed_memory()
     checked = gate(data, batch_size, gate_batches)
     rows = race(data, batch_size, batches or sys.maxsize, segment)
     for row in rows:
@@ -184,6 +188,7 @@ def main(
             "environment": environment(torch.device("cpu")),
             "data": Path(data).name,
             "batch_size": batch_size,
+            "keep_freed_memory": keep_memory,
         }
         report |= {"gate": checked, "rows": rows}
         json_file.parent.mkdir(parents=True, exist_ok=True)
