@@ -42,14 +42,17 @@ struct EdgeWeights {
     own_bias.assign(bq.data, bq.data + t[1].numel());
     own_bias.insert(own_bias.end(), bs.data, bs.data + t[7].numel());
     const int64_t D = t[0].size(0), Dn = t[2].size(1), De = call.edge_columns(), T = call.time_columns();
-    const auto join = [&](const Values<A>& node, std::vector<A>& to) {
-      to.reserve(static_cast<size_t>(D * (Dn + De + T)));
-      for (int64_t i = 0; i < D; ++i) {
-        to.insert(to.end(), node.data + i * Dn, node.data + (i + 1) * Dn);
-        const A* edge = we.data + i * (De + T);
-        to.insert(to.end(), edge + call.edge_at(), edge + call.edge_at() + De);
-        to.insert(to.end(), edge + call.time_at(), edge + call.time_at() + T);
-      }
+    const auto join = [&](const Values<A>& node, std::vector<A>& joined) {
+      const int64_t columns = Dn + De + T;
+      joined.resize(static_cast<size_t>(D * columns));
+      constexpr int64_t kRows = 16;
+      parallel_chunks(D, kRows, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          A* to = std::copy_n(node.data + i * Dn, Dn, joined.data() + i * columns);
+          to = std::copy_n(we.data + i * (De + T) + call.edge_at(), De, to);
+          std::copy_n(we.data + i * (De + T) + call.time_at(), T, to);
+        }
+      });
     };
     join(wk, key);
     join(wv, value);

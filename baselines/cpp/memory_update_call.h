@@ -76,20 +76,14 @@ class PackedCell {
         p_hh_(call.in.D, call.G - seen(call)),
         bias_ih_(values(b_ih, call.G)),
         bias_hh_(values(b_hh, call.G)) {
-    const int64_t D = call.in.D, X = call.X;
-    const S *w_ih = ptr<S>(call.w_ih), *w_hh = ptr<S>(call.w_hh);
-    std::vector<S> sum;
-    if (seen(call) > 0) {
-      sum.assign(w_ih, w_ih + call.G * X);
-      for (int64_t i = 0; i < seen(call); ++i)
-        for (int64_t j = 0; j < D; ++j)
-          sum[static_cast<size_t>(i * X + j)] =
-              static_cast<S>(static_cast<A>(w_ih[i * X + j]) + static_cast<A>(w_hh[i * D + j]));
-      w_ih = sum.data();
-    }
+    const int64_t D = call.in.D, rows = seen(call);
+    const S* w_hh = ptr<S>(call.w_hh);
     parallel_chunks(p_ih_.count(), 1, [&](int64_t p, int64_t) {
-      p_ih_.pack_transposed(w_ih, X, p);
-      if (p < p_hh_.count()) p_hh_.pack_transposed(w_hh + seen(call) * D, D, p);
+      p_ih_.pack_transposed(ptr<S>(call.w_ih), call.X, p);
+      if (p < p_hh_.count()) p_hh_.pack_transposed(w_hh + rows * D, D, p);
+      const int64_t nr = p_ih_.nr(), end = std::min(rows, (p + 1) * nr);
+      for (int64_t i = p * nr; i < end; ++i)
+        for (int64_t k = 0; k < D; ++k) p_ih_.panel(p)[k * nr + i % nr] += static_cast<A>(w_hh[i * D + k]);
     });
   }
 

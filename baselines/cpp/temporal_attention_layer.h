@@ -17,11 +17,13 @@
 
 namespace gnnaccel {
 
-constexpr int64_t kRoots = 64;  // roots of a block
+constexpr int64_t kRoots = 64;  // most roots of a block
 
 // Roots in the order of their blocks: by row, stable, where they have rows of a table in common (one whose roots
-// straddle blocks counts in each of them); else those with neighbours first.
+// straddle blocks counts in each of them); else those with neighbours first, in blocks whose number two or four threads
+// can share.
 struct RootOrder {
+  int64_t size = kRoots;           // of a block
   std::vector<int64_t> root, row;  // [R]
   std::vector<int64_t> first;      // [blocks + 1]: rows of all blocks before
   int64_t attending;               // blocks from here on have no neighbours at all
@@ -39,22 +41,26 @@ struct RootOrder {
     std::iota(root.begin(), root.end(), int64_t{0});
     const auto bare = std::stable_partition(root.begin(), root.end(), [&](int64_t r) { return count[r] > 0; });
     row = root;
+    const int64_t n = bare - root.begin(), fours = (n + 4 * kRoots - 1) / (4 * kRoots);
+    if (n > kRoots) size = (n + 4 * fours - 1) / (4 * fours);
     set_blocks();
-    attending = (bare - root.begin() + kRoots - 1) / kRoots;
+    attending = (n + size - 1) / size;
   }
+  int64_t begin(int64_t block) const { return block * size; }
+  int64_t roots(int64_t block) const { return std::min(size, R() - begin(block)); }
   int64_t R() const { return static_cast<int64_t>(root.size()); }
   int64_t blocks() const { return static_cast<int64_t>(first.size()) - 1; }
   int64_t rows() const { return first.back(); }
   bool new_row(int64_t i) const {
-    return i % kRoots == 0 || row[static_cast<size_t>(i)] != row[static_cast<size_t>(i) - 1];
+    return i % size == 0 || row[static_cast<size_t>(i)] != row[static_cast<size_t>(i) - 1];
   }
 
  private:
   void set_blocks() {
     first.push_back(0);
-    for (int64_t b = 0; b * kRoots < R(); ++b) {
+    for (int64_t b = 0; b * size < R(); ++b) {
       int64_t distinct = 0;
-      for (int64_t i = b * kRoots; i < std::min(R(), (b + 1) * kRoots); ++i) distinct += new_row(i);
+      for (int64_t i = b * size; i < std::min(R(), (b + 1) * size); ++i) distinct += new_row(i);
       first.push_back(first.back() + distinct);
     }
   }
@@ -312,7 +318,7 @@ struct Layer {
   // h, and q with the first `columns` columns, of a block. Returns its rows.
   int64_t own_rows(int64_t block, int64_t columns, LayerWork<A>& m) const {
     int64_t rows = 0;
-    const int64_t begin = block * kRoots, n = std::min(kRoots, order.R() - begin);
+    const int64_t begin = order.begin(block), n = order.roots(block);
     for (int64_t i = 0; i < n; ++i) {
       if (order.new_row(begin + i)) root.get_row(order.row[static_cast<size_t>(begin + i)], m.h + rows++ * m.ld_h);
       m.place[static_cast<size_t>(i)] = rows - 1;
@@ -323,9 +329,9 @@ struct Layer {
 
   // And u, and the words of dropout.
   int64_t queries(int64_t block, int64_t columns, LayerWork<A>& m) const {
-    const int64_t rows = own_rows(block, columns, m), begin = block * kRoots;
+    const int64_t rows = own_rows(block, columns, m), begin = order.begin(block);
     product_by_head(w.key, rows, m.q, 2 * w.D, w.d, m.u, m.ld, in.shape.width);
-    in.shape.dropout.words(order.root.data() + begin, std::min(kRoots, order.R() - begin), m.words.data());
+    in.shape.dropout.words(order.root.data() + begin, order.roots(block), m.words.data());
     return rows;
   }
 
@@ -338,7 +344,7 @@ struct Layer {
   template <class Put>
   void forward(int64_t block, LayerWork<A>& m, const Put& store) const {
     const AttentionShape<A>& a = in.shape;
-    const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    const int64_t begin = order.begin(block), n_roots = order.roots(block), D = w.D;
     if (block >= order.attending) {
       own_rows(block, 2 * D, m);
       std::fill_n(saved.logit + begin * a.H * a.K, n_roots * a.H * a.K, A{0});
@@ -386,7 +392,7 @@ struct Layer {
   void backward(int64_t block, LayerWork<A>& m, const LayerGradients<A>& to, const LayerSums<A>& sums,
                 bool fresh) const {
     const AttentionShape<A>& a = in.shape;
-    const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    const int64_t begin = order.begin(block), n_roots = order.roots(block), D = w.D;
     if (block >= order.attending) return backward_bare(block, m, to, sums, fresh);
     const int64_t first_row = order.first[static_cast<size_t>(block)], rows = queries(block, D, m);
     if (w.projects()) {
@@ -437,7 +443,7 @@ struct Layer {
   // A block without neighbours (and without a projection): only the roots' own terms. Often nobody looks at those.
   void backward_bare(int64_t block, LayerWork<A>& m, const LayerGradients<A>& to, const LayerSums<A>& sums,
                      bool fresh) const {
-    const int64_t begin = block * kRoots, n_roots = std::min(kRoots, order.R() - begin), D = w.D;
+    const int64_t begin = order.begin(block), n_roots = order.roots(block), D = w.D;
     const auto clear = [](A* from, int64_t n) { std::fill_n(from, n, A{0}); };
     const int64_t own = round_up(w.Dq + 1, kLanes<A>), by_row = round_up(w.Dq, kLanes<A>);
     for (int64_t i = 0; i < n_roots; ++i) clear(m.dq + i * 2 * D, D);

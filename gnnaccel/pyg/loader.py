@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 
 class TemporalDataLoader(DataLoader):
@@ -33,6 +33,13 @@ class TemporalDataLoader(DataLoader):
         if kwargs.pop("drop_last", False):
             events -= events % batch_size
         super().__init__(range(0, events, batch_size), 1, shuffle=False, collate_fn=self, **kwargs)  # pyright: ignore
+
+    def __iter__(self) -> Any:
+        if self.num_workers or self.pin_memory or type(self.sampler) is not SequentialSampler:
+            return super().__iter__()
+        # what DataLoader's iterator draws for its workers: the same seed gives the same negatives
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
+        return (self([start]) for start in self.dataset)
 
     def __call__(self, starts: list[int]) -> Any:
         batch = self.data[starts[0] : starts[0] + self.events_per_batch]

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gnnaccel.ops._edge_attention import edge_attention
+from gnnaccel.ops._group_edges import group_edges
 from gnnaccel.pyg._promises import edge_parts
 
 # where the largest degree is this many times the mean one, padding costs more than projecting keys and values
 _MAX_PADDING = 8
-
-
-class _Grouped(NamedTuple):
-    """Edges by target, row n of the tables `[N, K]` holds those of node n: first `count[n]`, then -1."""
-
-    source: Tensor
-    edge: Tensor
-    count: Tensor
-
-
-def _group(source: Tensor, target: Tensor, num_nodes: int) -> _Grouped | None:
-    """Edges by target, in their own order; None where padding does not pay."""
-    E, device = len(target), target.device
-    order = None
-    if not bool((target[1:] >= target[:-1]).all()):
-        target, order = torch.sort(target, stable=True)
-    count = torch.bincount(target, minlength=num_nodes)
-    if len(count) != num_nodes:
-        raise ValueError(f"TransformerConv: edge_index must be below {num_nodes}, got {len(count) - 1}")
-    K = int(count.max()) if E else 0
-    if num_nodes * K > _MAX_PADDING * (E + num_nodes):
-        return None
-    slot = torch.arange(K, device=device)
-    dead = slot >= count.unsqueeze(1)
-    edge = ((count.cumsum(0) - count).unsqueeze(1) + slot).masked_fill_(dead, 0)
-    if order is not None:
-        edge = order[edge]
-    neighbor = source.index_select(0, edge.view(-1)).view_as(edge).masked_fill_(dead, -1)
-    return _Grouped(neighbor, edge.masked_fill_(dead, -1), count.to(torch.int32))
 
 
 class TransformerConv(nn.Module):
@@ -149,7 +121,8 @@ class TransformerConv(nn.Module):
         groups = None
         rounded = torch.is_autocast_enabled(x_source.device.type)
         if not isinstance(return_attention_weights, bool) and self.dropout < 1.0 and not rounded:
-            groups = _group(source, target, len(x_target))
+            limit = _MAX_PADDING * (len(source) + len(x_target))
+            groups = group_edges(source, target, len(x_target), limit)
         alpha = None
         if groups is None:
             out, alpha = self._projected(x_source, x_target, source, target, edge_attr)
@@ -172,9 +145,10 @@ class TransformerConv(nn.Module):
         return gate * skip + (1 - gate) * out
 
     def _absorbed(
-        self, x_source: Tensor, x_target: Tensor, groups: _Grouped, edge_attr: Tensor | None, skip: nn.Linear | None
+        self, x_source: Tensor, x_target: Tensor, groups: tuple[Tensor, Tensor, Tensor], edge_attr: Tensor | None, skip: nn.Linear | None
     ) -> Tensor:
         """Attention, `[N, heads * out_channels]`, plus `skip` of the targets."""
+        source, edge, count = groups
         table, rows, t, time_w, time_b = edge_parts(edge_attr)
         dropout = self.dropout if self.training else 0.0
         nothing = x_source.new_zeros(self.heads * self.out_channels)
@@ -195,11 +169,11 @@ class TransformerConv(nn.Module):
             *weights(skip, x_target.shape[1]),
             weights(self.lin_edge, 0)[0],
             table,
-            groups.source,
-            groups.edge if rows is None else rows[groups.edge],
+            source,
+            edge if rows is None else rows[edge],
             # in the padding any row does
-            groups.edge if t is None else t[groups.edge],
-            groups.count,
+            edge if t is None else t[edge],
+            count,
             time_w,
             time_b,
             self.heads,
