@@ -168,7 +168,7 @@ struct LayerWeights {
   }
 };
 
-// One thread's working memory for a block.
+// One thread's working memory for a block of at most `roots`.
 template <class A>
 struct LayerWork {
   int64_t ld;          // between roots in [roots, H, width]: an odd number of cache lines, products read its columns
@@ -180,22 +180,22 @@ struct LayerWork {
   A *h, *q, *u, *z;             // [rows, Dq | 1], [rows, 2 D], [rows, H, width], [roots, H, width]
   A *du, *dq, *g, *out, *held;  // [rows, H, width], [rows, 2 D], [roots, D], [roots, D], [roots, D padded]
 
-  LayerWork(const AttentionShape<A>& a, const LayerWeights<A>& w)
+  LayerWork(const AttentionShape<A>& a, const LayerWeights<A>& w, int64_t roots)
       : ld((a.H * a.width / kLanes<A> | 1) * kLanes<A>),
         ld_h(round_up(w.Dq + 1, kLanes<A>)),
         ld_D(round_up(w.D, kLanes<A>)),
         scratch(a),
         norm(w.D),
-        place(kRoots),
-        words(static_cast<size_t>(kRoots * a.dropout.stride)),
-        memory_(kRoots * (3 * ld + ld_h + 4 * w.D + 2 * round_up(w.D, kLanes<A>) + ld_D)) {
+        place(roots),
+        words(static_cast<size_t>(roots * a.dropout.stride)),
+        memory_(roots * (3 * ld + ld_h + 4 * w.D + 2 * round_up(w.D, kLanes<A>) + ld_D)) {
     A* next = memory_.get();
-    const auto take = [&next](int64_t row) { return (next += kRoots * row) - kRoots * row; };
+    const auto take = [&next, roots](int64_t row) { return (next += roots * row) - roots * row; };
     u = take(ld), z = take(ld), du = take(ld), h = take(ld_h), held = take(ld_D);
     q = take(2 * w.D), dq = take(2 * w.D), g = take(w.D), out = take(w.D);
     // padding takes part in products that nobody keeps
-    std::fill_n(memory_.get(), kRoots * (3 * ld + ld_h + ld_D), A{0});
-    for (int64_t i = 0; i < kRoots; ++i) h[i * ld_h + w.Dq] = A{1};
+    std::fill_n(memory_.get(), roots * (3 * ld + ld_h + ld_D), A{0});
+    for (int64_t i = 0; i < roots; ++i) h[i * ld_h + w.Dq] = A{1};
     // every neighbour's row ends in a 1
     for (int64_t k = 0; k < a.K; ++k) scratch.x[k * a.width + a.F - 1] = 1;
   }

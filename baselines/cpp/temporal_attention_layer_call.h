@@ -121,7 +121,7 @@ void layer_forward(const Layer<A>& layer, Tensor& result) {
   void* to = result.data_ptr();
   const int64_t D = layer.w.D;
   shared_tasks(
-      layer.order.blocks(), [&] { return LayerWork<A>(layer.in.shape, layer.w); },
+      layer.order.blocks(), [&] { return LayerWork<A>(layer.in.shape, layer.w, layer.order.size); },
       [&](LayerWork<A>& m, int64_t block) {
         layer.forward(block, m, [&](int64_t root, const A* row) { store(to, root * D, D, row); });
       });
@@ -157,7 +157,7 @@ class LayerBackward {
 
     std::vector<double> time(static_cast<size_t>(groups * 2 * T));
     shared_tasks(
-        groups, [&] { return LayerWork<A>(a, layer.w); },
+        groups, [&] { return LayerWork<A>(a, layer.w, order.size); },
         [&](LayerWork<A>& m, int64_t g) {
           std::fill_n(m.scratch.grad_w, T, 0.0);
           std::fill_n(m.scratch.grad_b, T, 0.0);
