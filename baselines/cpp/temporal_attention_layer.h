@@ -240,10 +240,10 @@ void product_by_head(HeadOutputs<A>& w, int64_t n, const A* from, int64_t from_l
 
 template <class A>
 void product(Panels<A>& panels, int64_t n, const A* from, int64_t ld, A* to, int64_t to_ld, bool add_to = false,
-             int64_t columns = -1) {
+             int64_t columns = -1, int64_t first = 0) {
   Packed<A> b = panels.view();
   if (columns >= 0) b.N = columns;
-  gemm_panels<A>(n, left_rows(from, ld), b, 0, panels_of(b.N, panels.nr()), to, to_ld,
+  gemm_panels<A>(n, left_rows(from, ld), b, first / panels.nr(), panels_of(b.N, panels.nr()), to, to_ld,
                  {add_to ? to : nullptr, add_to ? to_ld : 0});
 }
 
@@ -315,15 +315,15 @@ struct Layer {
   double eps;
   LayerSaved<A> saved;
 
-  // h, and q with the first `columns` columns, of a block. Returns its rows.
-  int64_t own_rows(int64_t block, int64_t columns, LayerWork<A>& m) const {
+  // h, and q with columns [first, columns), of a block. Returns its rows.
+  int64_t own_rows(int64_t block, int64_t columns, LayerWork<A>& m, int64_t first = 0) const {
     int64_t rows = 0;
     const int64_t begin = order.begin(block), n = order.roots(block);
     for (int64_t i = 0; i < n; ++i) {
       if (order.new_row(begin + i)) root.get_row(order.row[static_cast<size_t>(begin + i)], m.h + rows++ * m.ld_h);
       m.place[static_cast<size_t>(i)] = rows - 1;
     }
-    product(w.from_row, rows, m.h, m.ld_h, m.q, 2 * w.D, false, columns);
+    product(w.from_row, rows, m.h, m.ld_h, m.q, 2 * w.D, false, columns, first);
     return rows;
   }
 
@@ -346,7 +346,7 @@ struct Layer {
     const AttentionShape<A>& a = in.shape;
     const int64_t begin = order.begin(block), n_roots = order.roots(block), D = w.D;
     if (block >= order.attending) {
-      own_rows(block, 2 * D, m);
+      own_rows(block, 2 * D, m, D);
       std::fill_n(saved.logit + begin * a.H * a.K, n_roots * a.H * a.K, A{0});
       for (int64_t i = 0; i < n_roots; ++i) store(order.root[static_cast<size_t>(begin + i)], m.q + i * 2 * D + D);
       return;

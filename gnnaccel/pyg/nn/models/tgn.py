@@ -45,7 +45,7 @@ class TimeEncoder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         if t.requires_grad or not t.is_floating_point():
             return self.lin(t.reshape(-1, 1).to(self.lin.weight.dtype)).cos()
-        return encoded_times(t.reshape(-1), self.lin.weight[:, 0], self.lin.bias)
+        return encoded_times(t.reshape(-1), self.lin.weight.view(-1), self.lin.bias)
 
 
 class IdentityMessage(nn.Module):
@@ -205,7 +205,12 @@ class TGNMemory(nn.Module):
 
     def _versions(self) -> list[Any]:
         """What a reading depends on besides its nodes."""
-        return [id(p) for p in self.parameters()] + [p._version for p in self.parameters()]
+        weights = self._weights()
+        return [id(p) for p in weights] + [p._version for p in weights]
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        time, gru = self.time_enc.lin, self.gru
+        return time.weight, time.bias, gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
 
     def _keep_computed(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> bool:
         """Store what the last `forward` has computed, if it has all nodes of these events."""
@@ -246,9 +251,8 @@ class TGNMemory(nn.Module):
 
     def _apply_latest(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
         tables = (self.memory, self.last_update, self._status, *self._latest.tables())
-        time, gru = self.time_enc.lin, self.gru
-        cell = (gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh)
-        return apply_messages(*tables, n_id, time.weight[:, 0], time.bias, *cell)
+        time_w, *others = self._weights()
+        return apply_messages(*tables, n_id, time_w.view(-1), *others)
 
     def _apply_by_modules(self, n_id: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         self._assoc[n_id] = torch.arange(len(n_id), device=n_id.device)
