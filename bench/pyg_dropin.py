@@ -166,7 +166,8 @@ def main(
     gate_batches: Annotated[int, typer.Option(help="Batches of the check.")] = 6,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's default.")] = 0,
     keep_memory: Annotated[
-        bool, typer.Option(help="Tell the C library to keep freed memory, as `gnnaccel train` does; the example does not.")
+        bool,
+        typer.Option(help="Tell the C library to keep freed memory, as `gnnaccel train` does; the example does not."),
     ] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
 ) -> None:

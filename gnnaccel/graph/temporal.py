@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import threading
-import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,14 +35,18 @@ class GraphView(NamedTuple):
 
 
 class _Spare(NamedTuple):
-    """The row table of the view before the published one. Once nobody holds that view, the next one is written here."""
+    """The row table of the view before the published one. Once nobody holds a part of it, the next one is written here."""
 
     table: Tensor
     stale: Tensor  # rows that differ from the published table's
-    readers: tuple[weakref.ref[Tensor], ...]
 
     def is_free(self) -> bool:
-        return all(tensor() is None for tensor in self.readers)
+        # a slice of the view's arrays outlives them, so only the storage knows
+        count: Callable[[int], int] | None = getattr(torch._C, "_storage_Use_Count", None)
+        if count is None:
+            return False
+        alone = torch.empty(1)
+        return count(self.table.untyped_storage()._cdata) == count(alone.untyped_storage()._cdata)
 
 
 class TemporalGraph:
@@ -378,7 +382,7 @@ class TemporalGraph:
         self.view = GraphView(table[0, :num_nodes], table[1, :num_nodes], nbr, eid, t, None, num_events)
         self._table = table
         if changed is not None and behind is not None and old.indptr is None:
-            self._spare = _Spare(behind, changed, (weakref.ref(old.row_start), weakref.ref(old.row_end)))
+            self._spare = _Spare(behind, changed)
 
     # --- files --------------------------------------------------------------------------------------------------------
 

@@ -181,6 +181,19 @@ def test_the_row_table_is_copied_only_while_it_is_read():
     assert all(torch.equal(a, b) for a, b in zip(held[:2], want, strict=True))
 
 
+def test_a_slice_of_a_view_stays_as_it_was():
+    """Also after the array that it was taken from is gone."""
+    gen = torch.Generator().manual_seed(4)
+    g = ga.TemporalGraph.from_events([0], [1], [0], num_nodes=20)
+    for i in range(6):
+        src, dst = torch.randint(0, 20, (2, 30), generator=gen)
+        g.append(src, dst, torch.full((30,), i))
+        slices = [(x[3:9], x[3:9].clone()) for x in (g.view.row_start, g.view.row_end)]
+        for j in range(1, 4):
+            g.append(src, dst, torch.full((30,), i))
+            assert all(torch.equal(part, copy) for part, copy in slices), (i, j)
+
+
 def test_an_append_that_fails_midway_changes_nothing(monkeypatch):
     src, dst, t = stream(400, 20)
     g = ga.TemporalGraph.from_events(src[:100], dst[:100], t[:100])

@@ -145,7 +145,12 @@ class TransformerConv(nn.Module):
         return gate * skip + (1 - gate) * out
 
     def _absorbed(
-        self, x_source: Tensor, x_target: Tensor, groups: tuple[Tensor, Tensor, Tensor], edge_attr: Tensor | None, skip: nn.Linear | None
+        self,
+        x_source: Tensor,
+        x_target: Tensor,
+        groups: tuple[Tensor, Tensor, Tensor],
+        edge_attr: Tensor | None,
+        skip: nn.Linear | None,
     ) -> Tensor:
         """Attention, `[N, heads * out_channels]`, plus `skip` of the targets."""
         source, edge, count = groups
