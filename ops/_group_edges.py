@@ -52,12 +52,15 @@ def group_edges(source: Tensor, target: Tensor, num_nodes: int, limit: int) -> t
 
     Raises:
         TypeError: An argument is not int64.
-        ValueError: Shapes disagree, or (CPU) a target is out of range.
+        ValueError: Shapes disagree, `num_nodes` is negative, or (CPU) a target is out of range.
     """
-    for name, tensor in (("source", source), ("target", target)):
+    E = target.numel()
+    for name, tensor in (("target", target), ("source", source)):
         if tensor.dtype != torch.int64:
             raise TypeError(f"group_edges: {name} must be int64, got {tensor.dtype}")
-        if tensor.dim() != 1 or len(tensor) != len(target):
-            raise ValueError(f"group_edges: {name} must be [{len(target)}], got {list(tensor.shape)}")
+        if tensor.shape != (E,):
+            raise ValueError(f"group_edges: {name} must be [{E}], got {list(tensor.shape)}")
+    if num_nodes < 0:
+        raise ValueError(f"group_edges: num_nodes must be >= 0, got {num_nodes}")
     neighbor, edge, count = torch.ops.gnnaccel.group_edges(source, target, num_nodes, limit)
-    return None if neighbor.shape[1] == 0 and len(target) > 0 else (neighbor, edge, count)
+    return None if neighbor.shape[1] == 0 and E > 0 else (neighbor, edge, count)

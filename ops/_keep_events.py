@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gnnaccel.ops._apply_messages import PENDING
 from gnnaccel.ops._library import define, fake, impl
+from gnnaccel.ops.gather_rows import FLOATING
 from gnnaccel.ops.latest_per_node import latest_per_node
 
 define(
@@ -104,7 +105,13 @@ def keep_events_(
         TypeError: An argument has another dtype.
         ValueError: Shapes do not fit, a table is not contiguous, or (CPU, before anything is written) an id is out of range.
     """
-    name, (N, D), (B, U) = "keep_events", memory.shape, (len(src), len(nodes))
+    if memory.dim() != 2 or raw.dim() != 2:
+        raise ValueError(
+            f"keep_events: memory and raw must be matrices, got {list(memory.shape)} and {list(raw.shape)}"
+        )
+    if memory.dtype not in FLOATING:
+        raise TypeError(f"keep_events: memory must be floating, got {memory.dtype}")
+    name, (N, D), (B, U) = "keep_events", memory.shape, (src.numel(), nodes.numel())
     tables = (
         ("memory", memory, memory.dtype, (N, D)), ("last_update", last_update, torch.int64, (N,)),
         ("status", status, torch.uint8, (N,)), ("other", other, torch.int64, (N,)), ("time", time, torch.int64, (N,)),
@@ -123,4 +130,7 @@ def keep_events_(
     for what, tensor, *_ in tables:
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: {what} must be contiguous, got strides {list(tensor.stride())}")
-    return bool(torch.ops.gnnaccel.keep_events_(*(t for _, t, *_ in tables), *(t for _, t, *_ in inputs)))
+    written = tuple(tensor for _, tensor, *_ in tables)
+    # an op made by Library.define does not tell autograd what it writes: a backward pass that still needs it would not know
+    torch.autograd.graph.increment_version(written)
+    return bool(torch.ops.gnnaccel.keep_events_(*written, *(tensor for _, tensor, *_ in inputs)))
