@@ -113,6 +113,36 @@ def test_reading_after_a_step_of_the_optimizer_is_made_anew():
     assert results[0].any()
 
 
+@pytest.mark.parametrize("changed", ["n_id", "z", "last_update"])
+def test_what_forward_gave_may_be_overwritten(changed):
+    """What is stored is what was computed, not what the caller has made of it since."""
+    (src, dst, t, msg), *_ = batches()
+    left = []
+    for overwrite in (False, True):
+        memory = build()
+        for later in range(2):
+            n_id = torch.cat([src, dst]).unique()
+            z, last_update = memory(n_id)
+            given = {"n_id": n_id, "z": z.detach(), "last_update": last_update}
+            if overwrite:
+                given[changed].copy_(given[changed].flip(0) + (changed != "n_id"))
+            memory.update_state(src, dst, t + later, msg)
+        left.append((memory.memory, memory.last_update))
+    assert_same(*left)
+
+
+def test_inference_mode_in_training():
+    left = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        memory = build()
+        with mode():
+            for src, dst, t, msg in batches()[:3]:
+                memory(torch.cat([src, dst]).unique())
+                memory.update_state(src, dst, t, msg)
+        left.append((memory.memory, memory.last_update))
+    assert_same(*left)
+
+
 def test_reading_other_nodes_than_the_events():
     fast, slow = build(), build(message=OtherIdentity)
     slow.load_state_dict(fast.state_dict())

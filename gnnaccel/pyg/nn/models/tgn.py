@@ -171,7 +171,10 @@ class TGNMemory(nn.Module):
         if not self.training:
             return self.memory.index_select(0, n_id), self.last_update.index_select(0, n_id)
         memory, last_update = self._read(n_id)
-        self._computed = (self._versions(), n_id, memory.detach(), last_update)
+        computed = (n_id, memory.detach(), last_update)
+        # tensors of inference mode do not tell whether they have changed
+        known = not any(x.is_inference() for x in (*computed, *self._weights()))
+        self._computed = (self._versions(*computed), *computed) if known else None
         return memory, last_update
 
     @torch.no_grad()
@@ -203,10 +206,10 @@ class TGNMemory(nn.Module):
             self._write(nodes, *self._read(nodes))
             self._status.index_fill_(0, nodes, CLEAN)
 
-    def _versions(self) -> list[Any]:
-        """What a reading depends on besides its nodes."""
+    def _versions(self, *computed: Tensor) -> list[Any]:
+        """What a reading depends on, and whether it is still as it was: what `forward` gives is the caller's to change."""
         weights = self._weights()
-        return [id(p) for p in weights] + [p._version for p in weights]
+        return [id(p) for p in weights] + [x._version for x in (*weights, *computed)]
 
     def _weights(self) -> tuple[Tensor, ...]:
         time, gru = self.time_enc.lin, self.gru
@@ -214,7 +217,7 @@ class TGNMemory(nn.Module):
 
     def _keep_computed(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> bool:
         """Store what the last `forward` has computed, if it has all nodes of these events."""
-        if self._computed is None or self._computed[0] != self._versions():
+        if self._computed is None or self._computed[0] != self._versions(*self._computed[1:]):
             return False
         tables = (self.memory, self.last_update, self._status, *self._latest.tables(), self._assoc)
         done = keep_events_(*tables, src, dst, t, raw_msg, *self._computed[1:])
