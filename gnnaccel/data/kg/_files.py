@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ class Coded:
         if isinstance(array, pa.ChunkedArray):  # no chunk at all
             return cls(pa.array([], pa.string()), np.empty(0, np.int32))
         codes = array.indices.to_numpy()
+        if not pc.any(pc.match_substring_regex(array.dictionary, r"^[ \t\r\n\v\f]|[ \t\r\n\v\f]$")).as_py():
+            return cls(array.dictionary, codes)
         # Two spellings that differ by surrounding blanks are one name
         again = pc.ascii_trim_whitespace(array.dictionary).dictionary_encode()
         return cls(again.dictionary, again.indices.to_numpy()[codes])
@@ -81,8 +84,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         with io.TextIOWrapper(gzip.open(raw) if zipped else raw, "utf-8-sig", "surrogateescape") as text:
-            for n, line in enumerate(text, 1):
-                yield n, line.rstrip("\n")
+            try:
+                for n, line in enumerate(text, 1):
+                    yield n, line.rstrip("\n")
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise _gzip_error(path, error) from None
 
 
 def read_lines(path: Path, skip: int = 0) -> pa.Table:
@@ -230,9 +236,12 @@ class TripleFile:
             none = Coded(pa.array([], pa.string()), np.empty(0, np.int32))
             out = Columns(none, none, none, np.empty(0, np.float32) if self.weight else None)
         else:
-            head, relation, tail = (Coded.of(table.column(x)) for x in "hrt")
             weight = table.column(_WEIGHT).to_numpy().astype(np.float32) if self.weight else None
-            out = Columns(head, relation, tail, weight)
+            coded = {}
+            for x in "hrt":  # a column's text is let go before the next is looked at
+                coded[x] = Coded.of(table.column(x))
+                table = table.drop_columns([x])
+            out = Columns(coded["h"], coded["r"], coded["t"], weight)
         if any(pc.any(pc.equal(c.values, "")).as_py() for c in (out.head, out.relation, out.tail)):
             self._diagnose()
         if out.weight is not None and not (np.isfinite(out.weight) & (out.weight >= 0)).all():

@@ -167,8 +167,18 @@ class KnowledgeGraph:
             raise ValueError(f"KnowledgeGraph: num_relations must be even with inverses, got {self.num_relations}")
         object.__setattr__(self, "entities", _names(self.entities, self.num_entities, "entities"))
         object.__setattr__(self, "relations", _names(self.relations, self.num_relations, "relations"))
+        self._freeze()
+
+    def _freeze(self) -> None:
         frozen = {k: MappingProxyType(dict(v)) for k, v in self.dropped.items() if v}
         object.__setattr__(self, "dropped", MappingProxyType(frozen))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "dropped": {k: dict(v) for k, v in self.dropped.items()}}  # a view cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._freeze()
 
     def __repr__(self) -> str:
         sizes = " / ".join(f"{len(getattr(self, s)):,}" for s in SPLITS)

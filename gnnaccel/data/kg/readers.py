@@ -215,7 +215,12 @@ def _number(layout: _Layout, parts: dict[str, _Part], names: list[Any]) -> tuple
         entities, e = _first_seen([c for p in parts.values() for c in (p.columns.head, p.columns.tail)], 2)
         relations, r = _first_seen([p.columns.relation for p in parts.values()], 1)
         for i, part in enumerate(parts.values()):
-            part.ids = np.stack([e[2 * i], r[i], e[2 * i + 1]])
+            c = part.columns
+            part.ids = np.empty((3, len(c)), np.int64)
+            for out, table, column in zip(
+                part.ids, (e[2 * i], r[i], e[2 * i + 1]), (c.head, c.relation, c.tail), strict=True
+            ):
+                np.take(table, column.codes, out=out)
         return [len(entities), len(relations)], [entities, relations]
     for part in parts.values():
         rows = []
@@ -246,25 +251,28 @@ def _names_or_ids(part: _Part, names: list[Any]) -> str:
 
 
 def _first_seen(columns: list[Coded], width: int) -> tuple[Any, list[np.ndarray]]:
-    """Numbers in the order of the lines. Columns `width * i + j` are column j of file i: within a line, j counts."""
-    values = pa.chunked_array([c.values for c in columns], pa.string()).dictionary_encode().unify_dictionaries()
-    merged = values.combine_chunks()
+    """Names in the order of the lines, and for each column the number of each of its values, int64.
+
+    Column `width * i + j` is column j of file i: within a line, j counts.
+    """
+    merged = pa.chunked_array([c.values for c in columns], pa.string()).dictionary_encode().unify_dictionaries()
+    merged = merged.combine_chunks()
     merged = merged.chunk(0) if isinstance(merged, pa.ChunkedArray) else merged
     table, n = merged.indices.to_numpy(), len(merged.dictionary)
     first = np.full(n, np.iinfo(np.int64).max)
-    ids, start, line = [], 0, 0
+    places, start, line = [], 0, 0
     for i, c in enumerate(columns):
-        ids.append(table[start : start + len(c.values)][c.codes])
-        start += len(c.values)
-        at = (line + np.arange(len(c.codes))) * width + i % width
-        here = np.full(n, np.iinfo(np.int64).max)
-        here[ids[-1][::-1]] = at[::-1]  # of an index that repeats, the last assignment stays: the first line
-        np.minimum(first, here, out=first)
+        place = table[start : start + len(c.values)]
+        row = np.empty(len(place), np.int64)
+        row[c.codes[::-1]] = np.arange(len(c.codes))[::-1]  # of an index that repeats the last stays: the first line
+        first[place] = np.minimum(first[place], (line + row) * width + i % width)
+        places.append(place)
+        start += len(place)
         line += len(c.codes) if i % width == width - 1 else 0
     order = np.argsort(first, kind="stable")
     rank = np.empty(n, np.int64)
     rank[order] = np.arange(n)
-    return merged.dictionary.take(pa.array(order)), [rank[x] for x in ids]
+    return merged.dictionary.take(pa.array(order)), [rank[x] for x in places]
 
 
 def _by_name(part: _Part, what: str, column: Coded, names: Any) -> np.ndarray:

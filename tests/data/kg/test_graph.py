@@ -1,6 +1,7 @@
 """`Triples` and `KnowledgeGraph`: what they refuse, names, inverses, counts."""
 
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,14 @@ def test_summary_and_views() -> None:
         kg.split("dev")
     with pytest.raises(TypeError):
         kg.dropped["x"] = {}  # type: ignore[index]
+
+
+def test_pickle() -> None:
+    kg = graph(dropped={"unknown": {"test": 3}, "duplicates": {}})
+    again = pickle.loads(pickle.dumps(kg))
+    assert again.train.tensor().equal(kg.train.tensor()) and again.entities.equals(kg.entities)
+    assert again.dropped == kg.dropped == {"unknown": {"test": 3}}
+    assert dataclasses.replace(kg, name="new").dropped == kg.dropped
 
 
 def test_save_names_without_names(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ def test_pykeen_sets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         load("umls", root=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore")  # its dependencies warn about each other on import
 def test_pykeen_itself(tmp_path: Path) -> None:
     pytest.importorskip("pykeen")
     kg = load("nations", root=tmp_path)
