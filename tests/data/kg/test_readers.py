@@ -283,6 +283,9 @@ def test_unknown_entities(tmp_path: Path) -> None:
     assert left.num_entities == 4
     caught = error(folder, unknown="error")
     assert "test.txt: line 3: expected an entity of train, got 'd'" in str(caught) and caught.line == 3
+    # the line is the file's, also after duplicates were dropped
+    write(folder, test__txt=text([VALID[0], VALID[0], *TEST]))
+    assert error(folder, unknown="error", duplicates="drop").line == 3
     write(folder, test__txt=text([("a", "hates", "b")]))
     assert "test.txt: line 1: expected a relation of train, got 'hates'" in str(error(folder, unknown="error"))
 
