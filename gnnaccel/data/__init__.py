@@ -5,6 +5,7 @@ split = gnnaccel.data.chronological_split(events.t)
 negatives = gnnaccel.data.NegativeSampler(events, seed=0).sample(split.test, n=100)
 """
 
+from gnnaccel.data import kg
 from gnnaccel.data.candidates import RaggedNegatives, draw_negatives, read_negatives, write_negatives
 from gnnaccel.data.download import DownloadError
 from gnnaccel.data.events import DataError, TemporalEvents
@@ -28,6 +29,7 @@ __all__ = [
     "draw_negatives",
     "fetch",
     "inductive_mask",
+    "kg",
     "load",
     "power_law_events",
     "read_events",
