@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute
 import torch
 
-from gnnaccel.data.kg._files import BLANKS, Coded, Columns, TripleError, TripleFile, read_names
+from gnnaccel.data.kg._dictionaries import read_names
+from gnnaccel.data.kg._files import BLANKS, Coded, Columns, TripleError, TripleFile
 from gnnaccel.data.kg._keys import repeated
 from gnnaccel.data.kg.graph import SPLITS, KnowledgeGraph, Triples
 

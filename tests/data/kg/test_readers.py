@@ -225,6 +225,7 @@ def test_bad_dictionaries(tmp_path: Path, lines: str | bytes, message: str) -> N
         (b"a\tr\tb\na\tr\t\xff\n", 2, "expected UTF-8, got byte 0xff; convert the file to UTF-8"),
         (b"\na\tr\tb\n\xc3\tr\n", 3, "expected UTF-8, got byte 0xc3"),
         (b"a r b\na r \xff\n", 2, "expected UTF-8, got byte 0xff"),
+        (b"a r b\na r\na r \xff\n", 2, "expected 3 columns separated by blanks, got 2"),
         ("a\tr\tb\n".encode("utf-16"), None, "expected UTF-8 text, got a binary file or UTF-16"),
         (b"a\tr\tb\0\n", None, "expected UTF-8 text, got a binary file or UTF-16"),
         ("\n\r\n", None, "expected triples of train, got an empty split"),
