@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from gnnaccel.graph import Block, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
 from gnnaccel.ops import (
     gather_rows,
+    kg_score,
+    kg_score_negatives,
     latest_per_node,
     mailbox_attention,
     memory_update,
@@ -33,6 +35,8 @@ __all__ = [
     "__version__",
     "data",
     "gather_rows",
+    "kg_score",
+    "kg_score_negatives",
     "latest_per_node",
     "leakcheck",
     "mailbox_attention",

@@ -1,6 +1,7 @@
 """Ops: one file an op, each with schema, kernels by dispatch key, fake, autograd and the public function."""
 
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
+from gnnaccel.ops.kg_score import kg_score, kg_score_negatives
 from gnnaccel.ops.latest_per_node import latest_per_node
 from gnnaccel.ops.mailbox_attention import mailbox_attention
 from gnnaccel.ops.memory_update import memory_update
@@ -11,6 +12,8 @@ from gnnaccel.ops.unique_nodes import unique_nodes
 
 __all__ = [
     "gather_rows",
+    "kg_score",
+    "kg_score_negatives",
     "latest_per_node",
     "mailbox_attention",
     "memory_update",
