@@ -1,0 +1,228 @@
+#include "kg_compare.h"
+
+#include <memory>
+#include <optional>
+
+#include "common.h"
+
+namespace gnnaccel {
+namespace {
+
+constexpr int64_t kPairs = 64;  // pairs of a task
+
+// The values of a contiguous tensor as A: in place where they are.
+template <class S>
+struct Values {
+  using A = acc_t<S>;
+  explicit Values(const Tensor& t) : tensor(torch::stable::contiguous(t)) {
+    if constexpr (std::is_same_v<S, A>) {
+      data = ptr<A>(tensor);
+    } else {
+      copy.emplace(tensor.numel());
+      data = copy->get();
+      const S* from = ptr<S>(tensor);
+      parallel_chunks(tensor.numel(), 16384, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) copy->get()[i] = static_cast<A>(from[i]);
+      });
+    }
+  }
+  Tensor tensor;
+  std::optional<Scratch<A>> copy;
+  const A* data;
+};
+
+struct Shape {
+  int64_t C, S, N, D;
+  Shape(const Tensor& q, const Tensor& n) : C(q.size(0)), S(q.size(1)), N(n.size(1)), D(q.size(2)) {}
+  bool pairs() const { return S == 1 && N == 1; }
+};
+
+// Centred rows of every chunk.
+template <class A>
+std::vector<Centred<A>> centre(const Shape& s, const A* q, const A* n) {
+  std::vector<Centred<A>> out;
+  for (int64_t c = 0; c < s.C; ++c) out.emplace_back(s.S, s.N, s.D);
+  parallel_chunks(s.C, 1,
+                  [&](int64_t c, int64_t) { out[static_cast<size_t>(c)].fill(q + c * s.S * s.D, n + c * s.N * s.D); });
+  return out;
+}
+
+Tensor kg_compare_cpu(const Tensor& q_in, const Tensor& n_in, int64_t kind_in, double gamma_in) {
+  const auto kind = static_cast<Compare>(kind_in);
+  const Shape s(q_in, n_in);
+  Tensor out = empty({s.C, s.S, s.N}, n_in.scalar_type());
+  if (out.numel() == 0) return out;
+  dispatch_floating(n_in.scalar_type(), "kg_compare", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const Values<A> queries(q_in);
+    const Values<T> candidates(n_in);
+    const A *q = queries.data, *n = candidates.data, gamma = static_cast<A>(gamma_in);
+    T* o = ptr<T>(out);
+    if (s.pairs())
+      return parallel_chunks(s.C, kPairs, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          o[i] = static_cast<T>(score_of_pair(kind, q + i * s.D, n + i * s.D, s.D, gamma));
+      });
+    const std::vector<Centred<A>> centred = kind == Compare::kL2 ? centre(s, q, n) : std::vector<Centred<A>>();
+    const bool product = kind == Compare::kDot || kind == Compare::kL2;
+    const int64_t block = product ? kCompareBlock : Wide<A>::L, blocks = (s.N + block - 1) / block;
+    parallel_chunks(s.C * blocks, 1, [&](int64_t task, int64_t) {
+      const int64_t c = task / blocks, n0 = task % blocks * block, n1 = std::min(n0 + block, s.N), width = n1 - n0;
+      const A *qc = q + c * s.S * s.D, *nc = n + c * s.N * s.D;
+      T* to = o + c * s.S * s.N + n0;
+      Scratch<A> tile(std::is_same_v<T, A> ? 0 : s.S * width);
+      A* at = tile.get();
+      int64_t ld = width;
+      if constexpr (std::is_same_v<T, A>) at = to, ld = s.N;
+      if (kind == Compare::kDot) {
+        block_products(qc, s.S, nc, s.D, n0, n1, at, ld);
+      } else if (kind == Compare::kL2) {
+        block_distances<A>(centred[static_cast<size_t>(c)], qc, nc, n0, n1, at, ld, nullptr);
+        for (int64_t i = 0; i < s.S; ++i)
+          for (int64_t j = 0; j < width; ++j) at[i * ld + j] = gamma - at[i * ld + j];
+      } else {
+        Scratch<A> panel(s.D * block);
+        pack_panel_transposed(nc + n0 * s.D, s.D, s.D, width, 0, block, panel.get());
+        distances_of_panel(kind, s.D, qc, s.S, panel.get(), width, gamma, at, ld);
+      }
+      if constexpr (!std::is_same_v<T, A>)
+        for (int64_t i = 0; i < s.S; ++i)
+          for (int64_t j = 0; j < width; ++j) to[i * s.N + j] = static_cast<T>(at[i * ld + j]);
+    });
+  });
+  return out;
+}
+
+// Gradients of sums of distances: each task has a slice of the columns of a chunk, and all its rows.
+template <class A>
+void distance_gradients(Compare kind, const Shape& s, const A* g, const A* q, const A* n, A* dq, A* dn) {
+  constexpr int64_t L = Wide<A>::L, width = 2 * L;
+  const int64_t parts = kind == Compare::kModulus ? 2 : 1, each = width / parts, columns = s.D / parts;
+  const int64_t slices = (columns + each - 1) / each, rows = round_up(s.S, kCompareRows);
+  const std::vector<A> zeros(static_cast<size_t>(s.N), A(0));
+  parallel_chunks(s.C * slices, 1, [&](int64_t task, int64_t) {
+    const int64_t c = task / slices, k0 = task % slices * each, count = std::min(each, columns - k0);
+    Scratch<A> memory(2 * (rows + s.N) * width);
+    A *sq = memory.get(), *sdq = sq + rows * width, *sn = sdq + rows * width, *sdn = sn + s.N * width;
+    std::fill_n(sq, 2 * (rows + s.N) * width, A(0));
+    const auto copy = [&](int64_t n_rows, auto* whole, A* slice, const auto& move) {
+      for (int64_t i = 0; i < n_rows; ++i)
+        for (int64_t p = 0; p < parts; ++p) move(whole + i * s.D + p * columns + k0, slice + i * width + p * each);
+    };
+    const auto in = [&](const A* from, A* to) { std::copy_n(from, count, to); };
+    const auto back = [&](A* to, A* from) { std::copy_n(from, count, to); };
+    copy(s.S, q + c * s.S * s.D, sq, in);
+    copy(s.N, n + c * s.N * s.D, sn, in);
+    gradients_of_slice(kind, s.S, s.N, g + c * s.S * s.N, zeros.data(), sq, sn, sdq, sdn);
+    copy(s.S, dq + c * s.S * s.D, sdq, back);
+    copy(s.N, dn + c * s.N * s.D, sdn, back);
+  });
+}
+
+// Gradients of sums of products.
+template <class A>
+void dot_gradients(const Shape& s, const A* g, const A* q, const A* n, A* dq, A* dn) {
+  const int64_t panels = panels_of(s.D, tile_set<A>().nr);
+  parallel_chunks(s.C * panels, 1, [&](int64_t task, int64_t) {
+    const int64_t c = task / panels, a = c * s.S * s.D, b = c * s.N * s.D;
+    product_gradients(g + c * s.S * s.N, q + a, n + b, s.S, s.N, s.D, task % panels, dq + a, dn + b);
+  });
+}
+
+// Gradients of sums of root distances: with W = G / d, dq = W n - q (row sums of W), dn = W^T q - n (column sums). Near
+// pairs are left out of W and added by themselves.
+template <class A>
+void root_gradients(const Shape& s, const A* g, const A* q, const A* n, A* dq, A* dn) {
+  const std::vector<Centred<A>> centred = centre(s, q, n);
+  const int64_t blocks = (s.N + kCompareBlock - 1) / kCompareBlock, panels = panels_of(s.D, tile_set<A>().nr);
+  std::vector<std::vector<Near<A>>> near(static_cast<size_t>(s.C * blocks));
+  Scratch<A> w(s.C * s.S * s.N), row_sums(s.C * s.S), column_sums(s.C * s.N);
+  parallel_chunks(s.C * blocks, 1, [&](int64_t task, int64_t) {
+    const int64_t c = task / blocks, n0 = task % blocks * kCompareBlock, n1 = std::min(n0 + kCompareBlock, s.N);
+    auto& pairs = near[static_cast<size_t>(task)];
+    A* wc = w.get() + c * s.S * s.N;
+    const A* gc = g + c * s.S * s.N;
+    block_distances(centred[static_cast<size_t>(c)], q + c * s.S * s.D, n + c * s.N * s.D, n0, n1, wc + n0, s.N,
+                    &pairs);
+    for (int64_t i = 0; i < s.S; ++i)
+      for (int64_t j = n0; j < n1; ++j) wc[i * s.N + j] = gc[i * s.N + j] / wc[i * s.N + j];
+    for (const Near<A>& pair : pairs) wc[pair.i * s.N + pair.j] = A(0);
+    A* sums = column_sums.get() + c * s.N;
+    std::fill(sums + n0, sums + n1, A(0));
+    for (int64_t i = 0; i < s.S; ++i)
+      for (int64_t j = n0; j < n1; ++j) sums[j] += wc[i * s.N + j];
+  });
+  parallel_chunks(s.C * s.S, kPairs, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      A sum = 0;
+      for (int64_t j = 0; j < s.N; ++j) sum += w.get()[i * s.N + j];
+      row_sums.get()[i] = sum;
+    }
+  });
+  parallel_chunks(s.C * panels, 1, [&](int64_t task, int64_t) {
+    const int64_t c = task / panels, p = task % panels, nr = tile_set<A>().nr, k0 = p * nr, k1 = std::min(k0 + nr, s.D);
+    const Centred<A>& m = centred[static_cast<size_t>(c)];
+    A *dqc = dq + c * s.S * s.D, *dnc = dn + c * s.N * s.D;
+    product_gradients(w.get() + c * s.S * s.N, m.q.get(), m.n.get(), s.S, s.N, s.D, p, dqc, dnc);
+    const auto less = [&](A* d, const A* rows, const A* sums, int64_t count) {
+      for (int64_t i = 0; i < count; ++i)
+        for (int64_t k = k0; k < k1; ++k) d[i * s.D + k] -= rows[i * s.D + k] * sums[i];
+    };
+    less(dqc, m.q.get(), row_sums.get() + c * s.S, s.S);
+    less(dnc, m.n.get(), column_sums.get() + c * s.N, s.N);
+    for (int64_t b = 0; b < blocks; ++b)
+      for (const Near<A>& pair : near[static_cast<size_t>(c * blocks + b)]) {
+        if (pair.distance == 0) continue;
+        const A weight = g[(c * s.S + pair.i) * s.N + pair.j] / pair.distance;
+        const A *a = q + (c * s.S + pair.i) * s.D, *to = n + (c * s.N + pair.j) * s.D;
+        for (int64_t k = k0; k < k1; ++k) {
+          const A x = weight * (a[k] - to[k]);
+          dqc[pair.i * s.D + k] -= x;
+          dnc[pair.j * s.D + k] += x;
+        }
+      }
+  });
+}
+
+std::tuple<Tensor, Tensor> kg_compare_backward_cpu(const Tensor& grad_in, const Tensor& q_in, const Tensor& n_in,
+                                                   int64_t kind_in) {
+  const auto kind = static_cast<Compare>(kind_in);
+  const Shape s(q_in, n_in);
+  Tensor dq = empty(sizes_of(q_in), q_in.scalar_type()), dn = empty(sizes_of(n_in), n_in.scalar_type());
+  dispatch_floating(n_in.scalar_type(), "kg_compare", [&](auto tag) {
+    using T = decltype(tag);
+    using A = acc_t<T>;
+    const Values<A> queries(q_in);
+    const Values<T> candidates(n_in), gradient(grad_in);
+    const A *q = queries.data, *n = candidates.data, *g = gradient.data;
+    const int64_t total = s.C * s.N * s.D;
+    Scratch<A> wide(std::is_same_v<T, A> ? 0 : total);
+    A *to_q = ptr<A>(dq), *to_n = wide.get();
+    if constexpr (std::is_same_v<T, A>) to_n = ptr<A>(dn);
+    if (s.pairs())
+      parallel_chunks(s.C, kPairs, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          gradients_of_pair(kind, g[i], q + i * s.D, n + i * s.D, s.D, to_q + i * s.D, to_n + i * s.D);
+      });
+    else if (kind == Compare::kDot)
+      dot_gradients(s, g, q, n, to_q, to_n);
+    else if (kind == Compare::kL2)
+      root_gradients(s, g, q, n, to_q, to_n);
+    else
+      distance_gradients(kind, s, g, q, n, to_q, to_n);
+    if constexpr (!std::is_same_v<T, A>)
+      parallel_chunks(total, 16384, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) ptr<T>(dn)[i] = static_cast<T>(to_n[i]);
+      });
+  });
+  return {dq, dn};
+}
+
+}  // namespace
+}  // namespace gnnaccel
+
+STABLE_TORCH_LIBRARY_IMPL(gnnaccel, CPU, m) {
+  m.impl("kg_compare", TORCH_BOX(&gnnaccel::kg_compare_cpu));
+  m.impl("kg_compare_backward", TORCH_BOX(&gnnaccel::kg_compare_backward_cpu));
+}
