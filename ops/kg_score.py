@@ -88,7 +88,7 @@ def _query(model: str, e: Tensor, r: Tensor, relation: Tensor | None, projection
     if model in ("rescal", "transr"):
         every = torch.arange(e.shape[0], device=e.device) if relation is None else relation
         if model == "rescal":
-            return kg_project(e, r.view(-1, e.shape[1], e.shape[1]), every, not tail)
+            return kg_project(e, r.view(r.shape[0], e.shape[1], e.shape[1]), every, not tail)
         assert projection is not None
         e = kg_project(e, projection, every)
     r = r.to(acc) if relation is None else gather_rows(r, relation, dtype=acc)

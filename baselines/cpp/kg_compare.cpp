@@ -1,35 +1,11 @@
 #include "kg_compare.h"
 
-#include <memory>
-#include <optional>
-
-#include "common.h"
+#include "kg_values.h"
 
 namespace gnnaccel {
 namespace {
 
 constexpr int64_t kPairs = 64;  // pairs of a task
-
-// The values of a contiguous tensor as A: in place where they are.
-template <class S>
-struct Values {
-  using A = acc_t<S>;
-  explicit Values(const Tensor& t) : tensor(torch::stable::contiguous(t)) {
-    if constexpr (std::is_same_v<S, A>) {
-      data = ptr<A>(tensor);
-    } else {
-      copy.emplace(tensor.numel());
-      data = copy->get();
-      const S* from = ptr<S>(tensor);
-      parallel_chunks(tensor.numel(), 16384, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) copy->get()[i] = static_cast<A>(from[i]);
-      });
-    }
-  }
-  Tensor tensor;
-  std::optional<Scratch<A>> copy;
-  const A* data;
-};
 
 struct Shape {
   int64_t C, S, N, D;
@@ -97,26 +73,11 @@ Tensor kg_compare_cpu(const Tensor& q_in, const Tensor& n_in, int64_t kind_in, d
 // Gradients of sums of distances: each task has a slice of the columns of a chunk, and all its rows.
 template <class A>
 void distance_gradients(Compare kind, const Shape& s, const A* g, const A* q, const A* n, A* dq, A* dn) {
-  constexpr int64_t L = Wide<A>::L, width = 2 * L;
-  const int64_t parts = kind == Compare::kModulus ? 2 : 1, each = width / parts, columns = s.D / parts;
-  const int64_t slices = (columns + each - 1) / each, rows = round_up(s.S, kCompareRows);
+  const int64_t slices = slices_of<A>(kind, s.D);
   const std::vector<A> zeros(static_cast<size_t>(s.N), A(0));
   parallel_chunks(s.C * slices, 1, [&](int64_t task, int64_t) {
-    const int64_t c = task / slices, k0 = task % slices * each, count = std::min(each, columns - k0);
-    Scratch<A> memory(2 * (rows + s.N) * width);
-    A *sq = memory.get(), *sdq = sq + rows * width, *sn = sdq + rows * width, *sdn = sn + s.N * width;
-    std::fill_n(sq, 2 * (rows + s.N) * width, A(0));
-    const auto copy = [&](int64_t n_rows, auto* whole, A* slice, const auto& move) {
-      for (int64_t i = 0; i < n_rows; ++i)
-        for (int64_t p = 0; p < parts; ++p) move(whole + i * s.D + p * columns + k0, slice + i * width + p * each);
-    };
-    const auto in = [&](const A* from, A* to) { std::copy_n(from, count, to); };
-    const auto back = [&](A* to, A* from) { std::copy_n(from, count, to); };
-    copy(s.S, q + c * s.S * s.D, sq, in);
-    copy(s.N, n + c * s.N * s.D, sn, in);
-    gradients_of_slice(kind, s.S, s.N, g + c * s.S * s.N, zeros.data(), sq, sn, sdq, sdn);
-    copy(s.S, dq + c * s.S * s.D, sdq, back);
-    copy(s.N, dn + c * s.N * s.D, sdn, back);
+    const int64_t c = task / slices, a = c * s.S * s.D, b = c * s.N * s.D;
+    slice_task(kind, task % slices, s.S, s.N, s.D, g + c * s.S * s.N, zeros.data(), q + a, n + b, dq + a, dn + b);
   });
 }
 
@@ -196,10 +157,8 @@ std::tuple<Tensor, Tensor> kg_compare_backward_cpu(const Tensor& grad_in, const 
     const Values<A> queries(q_in);
     const Values<T> candidates(n_in), gradient(grad_in);
     const A *q = queries.data, *n = candidates.data, *g = gradient.data;
-    const int64_t total = s.C * s.N * s.D;
-    Scratch<A> wide(std::is_same_v<T, A> ? 0 : total);
-    A *to_q = ptr<A>(dq), *to_n = wide.get();
-    if constexpr (std::is_same_v<T, A>) to_n = ptr<A>(dn);
+    Result<T> result(dn);
+    A *to_q = ptr<A>(dq), *to_n = result.data;
     if (s.pairs())
       parallel_chunks(s.C, kPairs, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i)
@@ -211,10 +170,7 @@ std::tuple<Tensor, Tensor> kg_compare_backward_cpu(const Tensor& grad_in, const 
       root_gradients(s, g, q, n, to_q, to_n);
     else
       distance_gradients(kind, s, g, q, n, to_q, to_n);
-    if constexpr (!std::is_same_v<T, A>)
-      parallel_chunks(total, 16384, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) ptr<T>(dn)[i] = static_cast<T>(to_n[i]);
-      });
+    result.finish();
   });
   return {dq, dn};
 }

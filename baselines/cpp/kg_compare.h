@@ -202,6 +202,35 @@ GNNACCEL_KG_COMPARE(float)
 GNNACCEL_KG_COMPARE(double)
 #undef GNNACCEL_KG_COMPARE
 
+template <class A>
+int64_t slices_of(Compare kind, int64_t D) {
+  const int64_t columns = kind == Compare::kModulus ? D / 2 : D, each = kind == Compare::kModulus ? 1 : 2;
+  return (columns + each * Wide<A>::L - 1) / (each * Wide<A>::L);
+}
+
+// A slice of the columns of dq [S, D] and dn [N, D], from grad [S, N].
+template <class A>
+void slice_task(Compare kind, int64_t slice, int64_t S, int64_t N, int64_t D, const A* grad, const A* zeros, const A* q,
+                const A* n, A* dq, A* dn) {
+  constexpr int64_t width = 2 * Wide<A>::L;
+  const int64_t parts = kind == Compare::kModulus ? 2 : 1, each = width / parts, columns = D / parts;
+  const int64_t k0 = slice * each, count = std::min(each, columns - k0), rows = round_up(S, kCompareRows);
+  Scratch<A> memory(2 * (rows + N) * width);
+  A *sq = memory.get(), *sdq = sq + rows * width, *sn = sdq + rows * width, *sdn = sn + N * width;
+  std::fill_n(sq, 2 * (rows + N) * width, A(0));
+  const auto copy = [&](int64_t n_rows, auto* whole, A* part, const auto& move) {
+    for (int64_t i = 0; i < n_rows; ++i)
+      for (int64_t p = 0; p < parts; ++p) move(whole + i * D + p * columns + k0, part + i * width + p * each);
+  };
+  const auto in = [&](const A* from, A* to) { std::copy_n(from, count, to); };
+  const auto back = [&](A* to, const A* from) { std::copy_n(from, count, to); };
+  copy(S, q, sq, in);
+  copy(N, n, sn, in);
+  gradients_of_slice(kind, S, N, grad, zeros, sq, sn, sdq, sdn);
+  copy(S, dq, sdq, back);
+  copy(N, dn, sdn, back);
+}
+
 constexpr int64_t kCompareBlock = 96;  // candidates of a product task; a multiple of every tile's columns
 
 // Rows of a chunk less their common centre, and their squared norms: |q - n|^2 = |q|^2 + |n|^2 - 2 q n keeps the more

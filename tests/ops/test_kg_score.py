@@ -6,8 +6,9 @@ import torch
 import gnnaccel as ga
 from gnnaccel.baselines.reference.kg_score import kg_score as reference
 from gnnaccel.baselines.reference.kg_score import kg_score_negatives as reference_negatives
+from gnnaccel.ops._library import HAS_CPP
 from gnnaccel.ops.kg_score import KINDS, MODELS
-from tests.harness import INTERPRET, Case, check_op
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
 
 M = 3  # TransR's width of relations
 
@@ -167,6 +168,42 @@ def test_by_hand(model):
         got = ga.kg_score_negatives(model, h, r, t, true, side, projection=p)
         assert got.shape == (1, 1, 1)
         assert got.item() == pytest.approx(want, abs=1e-12)
+
+
+def with_gradients(args):
+    leaves = [x.requires_grad_() for x in args.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    score = ga.kg_score_negatives(**args)
+    weights = torch.cos(torch.arange(score.numel(), dtype=torch.float64)).view_as(score).to(score.dtype)
+    return [score, *torch.autograd.grad(score, leaves, weights)]
+
+
+@pytest.mark.skipif(not HAS_CPP or INTERPRET or DEVICE != "cpu", reason="about the CPU extension")
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("shape", [(2, 45, 150, 70, 40), (1, 3, 300, 150, 2), (3, 130, 7, 34, 300)])
+def test_sizes_that_cross_blocks(model, shape):
+    """Blocks of candidates and columns, slices, panels, batches of relations: against the fallback, and itself."""
+    C, S, N, D, R = shape
+    D = min(D, 40) if model in ("rescal", "transr") else D
+    make_args = make_negatives(model, C, S, N, D, "head", table=R)
+    with served_by("CompositeExplicitAutograd"):
+        want = with_gradients(make_args(torch.Generator().manual_seed(0)))
+    runs = []
+    for n in (1, 2, 3):
+        with threads(n):
+            runs.append(with_gradients(make_args(torch.Generator().manual_seed(0))))
+    for a, b in zip(runs[0], want, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1))
+    assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("model", ["transe_l1", "transe_l2", "distmult", "rotate", "rescal", "transr"])
+def test_rows_without_columns(model):
+    want = 12.0 if model in ("transe_l1", "transe_l2", "rotate", "transr") else 0.0
+    p = torch.zeros(2, 0, 0) if model == "transr" else None
+    none = torch.zeros(2, 0)
+    assert torch.equal(ga.kg_score(model, none, none, none, projection=p), torch.full((2,), want))
+    got = ga.kg_score_negatives(model, none, none, None, torch.zeros(3, 0), projection=p)
+    assert torch.equal(got, torch.full((1, 2, 3), want))
 
 
 @pytest.mark.parametrize("model", ["transe_l1", "transe_l2", "rotate"])
