@@ -80,6 +80,25 @@ def _composite_backward(grad: Tensor, q: Tensor, n: Tensor, kind: int) -> tuple[
     return dq, dn.to(n.dtype)
 
 
+@impl("kg_compare", "CUDA")
+def _cuda(q: Tensor, n: Tensor, kind: int, gamma: float) -> Tensor:
+    # a pair is not a tile, and products are the library's
+    if kind == DOT or q.shape[1] == n.shape[1] == 1:
+        return _composite(q, n, kind, gamma)
+    from gnnaccel.kernels.triton.kg_score import kg_distances
+
+    return kg_distances(q.contiguous(), n.contiguous(), kind, gamma, n.dtype)
+
+
+@impl("kg_compare_backward", "CUDA")
+def _cuda_backward(grad: Tensor, q: Tensor, n: Tensor, kind: int) -> tuple[Tensor, Tensor]:
+    if kind == DOT or q.shape[1] == n.shape[1] == 1:
+        return _composite_backward(grad, q, n, kind)
+    from gnnaccel.kernels.triton.kg_score import kg_distance_gradients
+
+    return kg_distance_gradients(grad.contiguous(), q.contiguous(), n.contiguous(), kind)
+
+
 @fake("kg_compare")
 def _fake(q: Tensor, n: Tensor, kind: int, gamma: float) -> Tensor:
     return n.new_empty((*q.shape[:2], n.shape[1]))

@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from gnnaccel.baselines.reference.kg_score import kg_score as reference
 from gnnaccel.baselines.reference.kg_score import kg_score_negatives as reference_negatives
 from gnnaccel.ops._library import HAS_CPP
 from gnnaccel.ops.kg_score import KINDS, MODELS
-from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads, to_device
 
 M = 3  # TransR's width of relations
 
@@ -171,9 +172,10 @@ def test_by_hand(model):
 
 
 def with_gradients(args):
+    args = {k: x.detach() if isinstance(x, torch.Tensor) else x for k, x in args.items()}
     leaves = [x.requires_grad_() for x in args.values() if isinstance(x, torch.Tensor) and x.is_floating_point()]
     score = ga.kg_score_negatives(**args)
-    weights = torch.cos(torch.arange(score.numel(), dtype=torch.float64)).view_as(score).to(score.dtype)
+    weights = torch.cos(torch.arange(score.numel(), dtype=torch.float64)).view_as(score).to(score)
     return [score, *torch.autograd.grad(score, leaves, weights)]
 
 
@@ -194,6 +196,18 @@ def test_sizes_that_cross_blocks(model, shape):
     for a, b in zip(runs[0], want, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1))
     assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(not INTERPRET and DEVICE == "cpu", reason="about the Triton kernels")
+@pytest.mark.parametrize("model", ["transe_l1", "transe_l2", "rotate"])
+def test_sizes_that_cross_tiles(model):
+    args = make_negatives(model, 2, 33, 35, 70)(torch.Generator().manual_seed(0))
+    want = with_gradients(args)
+    with served_by("CUDA") if INTERPRET else nullcontext():
+        got = with_gradients(to_device(args))
+    for a, b in zip(got, want, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1))
 
 
 @pytest.mark.parametrize("model", ["transe_l1", "transe_l2", "distmult", "rotate", "rescal", "transr"])
