@@ -31,8 +31,8 @@ Tensor kg_compare_cpu(const Tensor& q_in, const Tensor& n_in, int64_t kind_in, d
   dispatch_floating(n_in.scalar_type(), "kg_compare", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const Values<A> queries(q_in);
-    const Values<T> candidates(n_in);
+    const WideValues<A> queries(q_in);
+    const WideValues<T> candidates(n_in);
     const A *q = queries.data, *n = candidates.data, gamma = static_cast<A>(gamma_in);
     T* o = ptr<T>(out);
     if (s.pairs())
@@ -154,10 +154,10 @@ std::tuple<Tensor, Tensor> kg_compare_backward_cpu(const Tensor& grad_in, const 
   dispatch_floating(n_in.scalar_type(), "kg_compare", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const Values<A> queries(q_in);
-    const Values<T> candidates(n_in), gradient(grad_in);
+    const WideValues<A> queries(q_in);
+    const WideValues<T> candidates(n_in), gradient(grad_in);
     const A *q = queries.data, *n = candidates.data, *g = gradient.data;
-    Result<T> result(dn);
+    WideResult<T> result(dn);
     A *to_q = ptr<A>(dq), *to_n = result.data;
     if (s.pairs())
       parallel_chunks(s.C, kPairs, [&](int64_t begin, int64_t end) {

@@ -87,7 +87,7 @@ Tensor kg_project_cpu(const Tensor& e_in, const Tensor& w_in, const Tensor& rela
   dispatch_floating(w.scalar_type(), "kg_project", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const Values<A> e(e_in);
+    const WideValues<A> e(e_in);
     parallel_chunks(static_cast<int64_t>(groups.size()), 1, [&](int64_t i, int64_t) {
       const Group& group = groups[static_cast<size_t>(i)];
       const int64_t n = static_cast<int64_t>(group.rows.size());
@@ -111,8 +111,8 @@ std::tuple<Tensor, Tensor> kg_project_backward_cpu(const Tensor& grad_in, const 
   dispatch_floating(w.scalar_type(), "kg_project", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const Values<A> e(e_in), grad(grad_in);
-    Result<T> result(dw);
+    const WideValues<A> e(e_in), grad(grad_in);
+    WideResult<T> result(dw);
     zero(result.data, R * D * M);
     parallel_chunks(static_cast<int64_t>(groups.size()), 1, [&](int64_t i, int64_t) {
       const Group& group = groups[static_cast<size_t>(i)];
@@ -142,8 +142,8 @@ Tensor kg_projected_l1_cpu(const Tensor& q_in, const Tensor& n_in, const Tensor&
   dispatch_floating(w.scalar_type(), "kg_project", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const Values<A> q(q_in);
-    const Values<T> candidates(n_in);
+    const WideValues<A> q(q_in);
+    const WideValues<T> candidates(n_in);
     parallel_chunks(static_cast<int64_t>(groups.size()), 1, [&](int64_t i, int64_t) {
       constexpr int64_t L = Wide<A>::L;
       const Group& group = groups[static_cast<size_t>(i)];
@@ -179,9 +179,9 @@ std::tuple<Tensor, Tensor, Tensor> kg_projected_l1_backward_cpu(const Tensor& gr
   dispatch_floating(w.scalar_type(), "kg_project", [&](auto tag) {
     using T = decltype(tag);
     using A = acc_t<T>;
-    const Values<A> q(q_in);
-    const Values<T> candidates(n_in), grad(grad_in);
-    Result<T> to_n(dn), to_w(dw);
+    const WideValues<A> q(q_in);
+    const WideValues<T> candidates(n_in), grad(grad_in);
+    WideResult<T> to_n(dn), to_w(dw);
     zero(to_n.data, C * N * D);
     zero(to_w.data, R * D * M);
     const std::vector<A> zeros(static_cast<size_t>(N), A(0));

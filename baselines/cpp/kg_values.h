@@ -12,9 +12,9 @@ constexpr int64_t kConverted = 16384;  // values of a task
 
 // The values of a contiguous tensor as A: in place where they are.
 template <class S>
-struct Values {
+struct WideValues {
   using A = acc_t<S>;
-  explicit Values(const Tensor& t) : tensor(torch::stable::contiguous(t)) {
+  explicit WideValues(const Tensor& t) : tensor(torch::stable::contiguous(t)) {
     if constexpr (std::is_same_v<S, A>) {
       data = ptr<A>(tensor);
     } else {
@@ -33,9 +33,9 @@ struct Values {
 
 // A result summed as A and handed over as S.
 template <class S>
-struct Result {
+struct WideResult {
   using A = acc_t<S>;
-  explicit Result(Tensor& t) : tensor(t) {
+  explicit WideResult(Tensor& t) : tensor(t) {
     if constexpr (std::is_same_v<S, A>) {
       data = ptr<A>(tensor);
     } else {
