@@ -21,7 +21,7 @@ def eager(model: str, h: Tensor, r: Tensor, t: Tensor | None, neg: Tensor, gamma
     if model == "rotate":
         q = _turn(h, torch.cos(r), torch.sin(r)).view(C, -1, 1, D)
         re, im = (q - neg.unsqueeze(1)).chunk(2, -1)
-        return gamma - torch.stack([re, im]).norm(dim=0).sum(-1)
+        return gamma - torch.hypot(re, im).sum(-1)
     if model == "distmult":
         q = h * r
     elif model == "complex":
