@@ -84,6 +84,8 @@ NEGATIVE_CASES = [
         Case(f"{model}_{side}_duplicates", make_negatives(model, 2, 3, 4, 4, side, duplicates=True)),
         Case(f"{model}_{side}_all", make_negatives(model, 1, 9, 131, 14, side, table=4, shared=True), small=False),
     )
+    # heads differ from tails in the query alone
+    if side == "tail" or case.name.endswith(("chunks", "all"))
 ]
 
 
