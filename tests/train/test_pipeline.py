@@ -161,6 +161,7 @@ def test_ctrl_c_while_waiting_ends_the_process():
     code = """
 import os, signal, threading, time
 from gnnaccel.train.pipeline import Pipeline, Stage
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with SIGINT ignored
 threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
     with Pipeline([Stage("slow", lambda x: time.sleep(1.0))], 1)(range(100)) as stream:
