@@ -1,3 +1,4 @@
+// `kg_compare`, the comparison that every model of `kg_score` ends in; products grouped by relation are in kg_project.cpp.
 #include "kg_compare.h"
 
 #include "kg_values.h"
