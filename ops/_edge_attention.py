@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._temporal_attention_layer import carry, without_autocast
 from gnnaccel.ops.temporal_attention import acc_dtype, check_block
 
 _WEIGHTS = ("wq", "bq", "wk", "bk", "wv", "bv", "ws", "bs", "we")
@@ -30,10 +31,6 @@ _NUM_INPUTS, _FIRST_WEIGHT, _EDGE = 18, 2, 11
 _ops = torch.ops.gnnaccel
 
 
-def _carry(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
-
-
 class _Projections:
     """Weights by head, `[H, C, F]`, with the columns of a neighbour's row; queries, and queries in their space."""
 
@@ -46,56 +43,56 @@ class _Projections:
         self.key, self.value = (torch.cat([w, edge], dim=1).view(shape) for w in (wk, wv))
         self.bk, self.bv = bk.view(heads, D // heads), bv.view(heads, D // heads)
         self.q = torch.addmm(bq, h, wq.T).view(-1, heads, D // heads)
-        self.u, self.c = _carry(self.q, self.key), (self.q * self.bk).sum(-1)
+        self.u, self.c = carry(self.q, self.key), (self.q * self.bk).sum(-1)
         self.options = 1.0 / math.sqrt(D // heads), 1.0
 
 
 @impl("edge_attention", "CUDA")
 @impl("edge_attention", "CompositeExplicitAutograd")
+@without_autocast
 def _composite(node_table: Tensor, root_table: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     weights, block, (heads, dropout, seed, time_first) = rest[:9], rest[9:16], rest[16:]
     h = node_table if root_table is None else root_table
-    with torch.autocast(h.device.type, enabled=False):
-        by = _Projections(h, weights, len(block[-1]), heads, time_first)
-        options = (*by.options, dropout, seed, True)
-        z, s, logit = _ops.temporal_attention(by.u, by.c, node_table, *block, *options)
-        attended = _carry(z, by.value.transpose(1, 2)) + s.unsqueeze(-1) * by.bv
-        return torch.addmm(weights[7], h, weights[6].T) + attended.flatten(1), logit
+    by = _Projections(h, weights, len(block[-1]), heads, time_first)
+    options = (*by.options, dropout, seed, True)
+    z, s, logit = _ops.temporal_attention(by.u, by.c, node_table, *block, *options)
+    attended = carry(z, by.value.transpose(1, 2)) + s.unsqueeze(-1) * by.bv
+    return torch.addmm(weights[7], h, weights[6].T) + attended.flatten(1), logit
 
 
 @impl("edge_attention_backward", "CUDA")
 @impl("edge_attention_backward", "CompositeExplicitAutograd")
+@without_autocast
 def _composite_backward(grad: Tensor, node_table: Tensor, root_table: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
     weights, block, logit = rest[:9], rest[9:16], rest[16]
     heads, dropout, seed, time_first, need_node, need_root, need_edge = rest[17:]
     h = node_table if root_table is None else root_table
     wq, _, wk, _, _, _, ws, _, we = weights
     D, Dn = wq.shape[0], wk.shape[1]
-    with torch.autocast(h.device.type, enabled=False):
-        by = _Projections(h, weights, len(block[-1]), heads, time_first)
-        options = (*by.options, dropout, seed, True)
-        # u and z are made again: to keep them would take R * H * F numbers each
-        z, s, _ = _ops.temporal_attention(by.u, by.c, node_table, *block, *options)
-        g = grad.reshape(len(h), heads, D // heads)
-        dz, ds = _carry(g, by.value), (g * by.bv).sum(-1)
-        du, dc, d_node, d_edge, dw, db = _ops.temporal_attention_backward(
-            dz, ds, by.u, node_table, *block, logit, *options, need_node, need_edge
-        )
-        d_key = torch.bmm(by.q.permute(1, 2, 0), du.transpose(0, 1)).flatten(0, 1)
-        d_value = torch.bmm(g.permute(1, 2, 0), z.transpose(0, 1)).flatten(0, 1)
-        dq = (_carry(du, by.key.transpose(1, 2)) + dc.unsqueeze(-1) * by.bk).flatten(1)
-        dwe = d_key[:, Dn:] + d_value[:, Dn:]
-        if time_first:
-            edges = we.shape[1] - by.times
-            dwe = torch.cat([dwe[:, edges:], dwe[:, :edges]], dim=1)
-        d_root = h.new_empty(0)
-        if need_node if root_table is None else need_root:
-            d_root = dq @ wq + grad @ ws
-        if root_table is None and need_node:
-            d_node, d_root = d_node + d_root, h.new_empty(0)
-        d_bk, d_bv = (dc.unsqueeze(-1) * by.q).sum(0).reshape(D), (s.unsqueeze(-1) * g).sum(0).reshape(D)
-        own = dq.T @ h, dq.sum(0)
-        skip = grad.T @ h, grad.sum(0)
+    by = _Projections(h, weights, len(block[-1]), heads, time_first)
+    options = (*by.options, dropout, seed, True)
+    # u and z are made again: to keep them would take R * H * F numbers each
+    z, s, _ = _ops.temporal_attention(by.u, by.c, node_table, *block, *options)
+    g = grad.reshape(len(h), heads, D // heads)
+    dz, ds = carry(g, by.value), (g * by.bv).sum(-1)
+    du, dc, d_node, d_edge, dw, db = _ops.temporal_attention_backward(
+        dz, ds, by.u, node_table, *block, logit, *options, need_node, need_edge
+    )
+    d_key = torch.bmm(by.q.permute(1, 2, 0), du.transpose(0, 1)).flatten(0, 1)
+    d_value = torch.bmm(g.permute(1, 2, 0), z.transpose(0, 1)).flatten(0, 1)
+    dq = (carry(du, by.key.transpose(1, 2)) + dc.unsqueeze(-1) * by.bk).flatten(1)
+    dwe = d_key[:, Dn:] + d_value[:, Dn:]
+    if time_first:
+        edges = we.shape[1] - by.times
+        dwe = torch.cat([dwe[:, edges:], dwe[:, :edges]], dim=1)
+    d_root = h.new_empty(0)
+    if need_node if root_table is None else need_root:
+        d_root = dq @ wq + grad @ ws
+    if root_table is None and need_node:
+        d_node, d_root = d_node + d_root, h.new_empty(0)
+    d_bk, d_bv = (dc.unsqueeze(-1) * by.q).sum(0).reshape(D), (s.unsqueeze(-1) * g).sum(0).reshape(D)
+    own = dq.T @ h, dq.sum(0)
+    skip = grad.T @ h, grad.sum(0)
     keys, values = (d_key[:, :Dn].contiguous(), d_bk), (d_value[:, :Dn].contiguous(), d_bv)
     return d_node, d_root, *own, *keys, *values, *skip, dwe, d_edge, dw, db
 

@@ -35,7 +35,7 @@ _ops = torch.ops.gnnaccel
 _ATTENTION = (1.0, SLOPES["leaky_relu"])
 
 
-def _without_autocast(fn: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+def without_autocast(fn: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
     """Autocast would round the products below in the middle of an op that keeps its dtype."""
 
     @wraps(fn)
@@ -48,7 +48,7 @@ def _without_autocast(fn: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tu
     return call
 
 
-def _carry(x: Tensor, weight: Tensor) -> Tensor:
+def carry(x: Tensor, weight: Tensor) -> Tensor:
     """`[R, H, a]` times a matrix a head, `[H, a, b]`; the heads stay outside in memory, which the op reads as it is."""
     return torch.bmm(x.transpose(0, 1), weight).transpose(0, 1)
 
@@ -83,7 +83,7 @@ class _Queries:
         D = wq.shape[0]
         self.key, self.bk = wk.view(heads, D // heads, wk.shape[1]), bk.view(heads, D // heads)
         self.q = _ops.linear(self.h, self.own, bq + self.now @ self.phi).view(-1, heads, D // heads)
-        self.u, self.c = _carry(self.q, self.key), (self.q * self.bk).sum(-1)
+        self.u, self.c = carry(self.q, self.key), (self.q * self.bk).sum(-1)
 
     def table_gradient(self, dh: Tensor) -> Tensor:
         if self.row is None:
@@ -93,7 +93,7 @@ class _Queries:
 
 @impl("temporal_attention_layer", "CUDA")
 @impl("temporal_attention_layer", "CompositeExplicitAutograd")
-@_without_autocast
+@without_autocast
 def _composite(
     node_table: Tensor,
     root_table: Tensor | None,
@@ -115,7 +115,7 @@ def _composite(
     roots = _Queries(node_table, root_table, root_row, wq, bq, wk, bk, block[-1], heads)
     z, s, logit = _ops.temporal_attention(roots.u, roots.c, node_table, *block, *_ATTENTION, dropout, seed, True)
     value = wv.view(heads, D // heads, wv.shape[1])
-    attended = _carry(z, value.transpose(1, 2)) + s.unsqueeze(-1) * bv.view(heads, -1)
+    attended = carry(z, value.transpose(1, 2)) + s.unsqueeze(-1) * bv.view(heads, -1)
     attended = attended.reshape(-1, D)
     out = _ops.linear(torch.cat([attended, roots.h], dim=1), wo, bo)
     y, mean, rstd = _ops.relu_norm(out, norm_weight, norm_bias, dropout, seed, eps)
@@ -125,7 +125,7 @@ def _composite(
 
 @impl("temporal_attention_layer_backward", "CUDA")
 @impl("temporal_attention_layer_backward", "CompositeExplicitAutograd")
-@_without_autocast
+@without_autocast
 def _composite_backward(
     grad: Tensor,
     node_table: Tensor,
@@ -160,13 +160,13 @@ def _composite_backward(
     g = d_ends[:, :D].reshape(-1, heads, D // heads)
     dwv = torch.bmm(g.permute(1, 2, 0), z.transpose(0, 1))
     dbv = (s.unsqueeze(-1) * g).sum(0)
-    dz, ds = _carry(g, wv.view(per_head)), (g * bv.view(heads, -1)).sum(-1)
+    dz, ds = carry(g, wv.view(per_head)), (g * bv.view(heads, -1)).sum(-1)
     du, dc, d_node, d_edge, dw, db = _ops.temporal_attention_backward(
         dz, ds, roots.u, node_table, *block, logit, *options, need_node, need_edge
     )
     dwk = torch.bmm(roots.q.permute(1, 2, 0), du.transpose(0, 1))
     dbk = (dc.unsqueeze(-1) * roots.q).sum(0)
-    dq = _carry(du, roots.key.transpose(1, 2)) + dc.unsqueeze(-1) * roots.bk
+    dq = carry(du, roots.key.transpose(1, 2)) + dc.unsqueeze(-1) * roots.bk
     dh, d_own, dbq = _ops.linear_backward(dq.reshape(-1, D), roots.h, roots.own, True, True, True)
     dwq = torch.cat([d_own, torch.outer(dbq, roots.phi)], dim=1)
     db = db - (torch.sin(time_b.to(torch.float64)) * (dbq @ roots.now).to(torch.float64)).to(time_b.dtype)

@@ -186,6 +186,8 @@ def _gathers(table: Any, rows: Any) -> bool:
         return False
     if table.device != rows.device or table.requires_grad or len(rows) == 0 or torch.compiler.is_compiling():
         return False
+    if table.device.type != "cpu":
+        return False  # to look at the ids would wait for the device
     low, high = torch.aminmax(rows)
     return 0 <= int(low) and int(high) < len(table)
 

@@ -27,16 +27,6 @@ class LatestMessages(nn.Module):
     def reset(self) -> None:
         """Nothing to do: which nodes have a message is known outside."""
 
-    def put(self, nodes: Tensor, last: Tensor, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> None:
-        """Keep events of a batch: of `nodes[i]` the end number `last[i]` among sources, then destinations."""
-        event = last % len(src)
-        for table, values, rows in (
-            (self.other, torch.cat([dst, src]), last),
-            (self.time, t, event),
-            (self.raw, raw_msg, event),
-        ):
-            table.index_copy_(0, nodes, values.index_select(0, rows))
-
     def tables(self) -> tuple[Tensor, Tensor, Tensor]:
         """Other ends, times and raw messages."""
         return self.other, self.time, self.raw

@@ -192,19 +192,40 @@ class TGNMemory(nn.Module):
         if len(src) == 0:
             return
         t, raw_msg = t.to(torch.int64), raw_msg.to(self.memory.dtype)
-        if self.training and self.fused and self._keep_computed(src, dst, t, raw_msg):
-            return
-        nodes, last = latest_per_node(
-            torch.cat([src, dst]), t.repeat(2), torch.arange(len(src), device=t.device).repeat(2)
-        )
-        nodes = nodes.long()
+        update = self._update_latest if self.fused else self._update_stores
+        update(src, dst, t, raw_msg)
+
+    def _update_latest(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> None:
+        tables = (self.memory, self.last_update, self._status, *self._latest.tables(), self._assoc)
+        if self.training and self._computed is not None and self._computed[0] == self._versions(*self._computed[1:]):
+            # what forward has just computed, if it has all nodes of these events
+            if keep_events_(*tables, src, dst, t, raw_msg, *self._computed[1:]):
+                self._computed = None
+                return
+        nodes = torch.cat([src, dst]).unique()
+        rows = self._read(nodes) if self.training else (self.memory[nodes], self.last_update[nodes])
+        keep_events_(*tables, src, dst, t, raw_msg, nodes, *rows)
+        self._computed = None
+        if not self.training:
+            self._settle(nodes)
+
+    def _update_stores(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> None:
+        nodes = torch.cat([src, dst]).unique()
         if self.training:
             self._write(nodes, *self._read(nodes))
-            self._store(nodes, last.long(), src, dst, t, raw_msg)
-        else:
-            self._store(nodes, last.long(), src, dst, t, raw_msg)
-            self._write(nodes, *self._read(nodes))
-            self._status.index_fill_(0, nodes, CLEAN)
+        # both sides, so that what a node sent before its last events is not counted in again
+        self._sent.clear(nodes)
+        self._received.clear(nodes)
+        self._sent.put(src, dst, t, raw_msg)
+        self._received.put(dst, src, t, raw_msg)
+        self._status.index_fill_(0, nodes, PENDING)
+        if not self.training:
+            self._settle(nodes)
+
+    def _settle(self, nodes: Tensor) -> None:
+        """Apply what is pending, and store it."""
+        self._write(nodes, *self._read(nodes))
+        self._status.index_fill_(0, nodes, CLEAN)
 
     def _versions(self, *computed: Tensor) -> list[Any]:
         """What a reading depends on, and whether it is still as it was: what `forward` gives is the caller's to change."""
@@ -215,31 +236,10 @@ class TGNMemory(nn.Module):
         time, gru = self.time_enc.lin, self.gru
         return time.weight, time.bias, gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh
 
-    def _keep_computed(self, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> bool:
-        """Store what the last `forward` has computed, if it has all nodes of these events."""
-        if self._computed is None or self._computed[0] != self._versions(*self._computed[1:]):
-            return False
-        tables = (self.memory, self.last_update, self._status, *self._latest.tables(), self._assoc)
-        done = keep_events_(*tables, src, dst, t, raw_msg, *self._computed[1:])
-        if done:
-            self._computed = None
-        return done
-
     def _write(self, nodes: Tensor, memory: Tensor, last_update: Tensor) -> None:
         self._computed = None
         self.memory.index_copy_(0, nodes, memory)
         self.last_update.index_copy_(0, nodes, last_update)
-
-    def _store(self, nodes: Tensor, last: Tensor, src: Tensor, dst: Tensor, t: Tensor, raw_msg: Tensor) -> None:
-        if self.fused:
-            self._latest.put(nodes, last, src, dst, t, raw_msg)
-        else:
-            # both sides, so that what a node sent before its last events is not counted in again
-            self._sent.clear(nodes)
-            self._received.clear(nodes)
-            self._sent.put(src, dst, t, raw_msg)
-            self._received.put(dst, src, t, raw_msg)
-        self._status.index_fill_(0, nodes, PENDING)
 
     def _read(self, n_id: Tensor) -> tuple[Tensor, Tensor]:
         if self.fused:
