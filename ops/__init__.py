@@ -5,6 +5,8 @@ from gnnaccel.ops.kg_score import kg_score, kg_score_negatives
 from gnnaccel.ops.latest_per_node import latest_per_node
 from gnnaccel.ops.mailbox_attention import mailbox_attention
 from gnnaccel.ops.memory_update import memory_update
+from gnnaccel.ops.sparse_adagrad import sparse_adagrad_
+from gnnaccel.ops.sparse_adam import sparse_adam_
 from gnnaccel.ops.temporal_attention import temporal_attention
 from gnnaccel.ops.temporal_sample import temporal_sample
 from gnnaccel.ops.time_encode import time_encode
@@ -18,6 +20,8 @@ __all__ = [
     "mailbox_attention",
     "memory_update",
     "quantize_rows",
+    "sparse_adagrad_",
+    "sparse_adam_",
     "temporal_attention",
     "temporal_sample",
     "time_encode",
