@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
+
+from gnnaccel.train.settings import ConfigError, Section, checked, lay_over, merge, parse, read_yaml, rows_of
 
 log = logging.getLogger("gnnaccel.train")
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message is one line for the user."""
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
 Options = dict[str, Any]
 OWN = "; or your own as package.module:Class or file.py:Class"
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """What is trained."""
 
     name: str = Field(default="tgn", description="what to call the model in results" + OWN)
@@ -40,7 +30,7 @@ class ModelConfig(_Section):
     options: Options = Field(default_factory=dict, description="keyword arguments for a model of your own")
 
 
-class SamplerConfig(_Section):
+class SamplerConfig(Section):
     """Which neighbours the model reads."""
 
     strategy: Literal["recent", "uniform"] = Field(default="recent", description="the newest events, or any")
@@ -77,7 +67,7 @@ class SamplerConfig(_Section):
         return [value] if isinstance(value, int) else value
 
 
-class MemoryConfig(_Section):
+class MemoryConfig(Section):
     """The memory of a node."""
 
     updater: str = Field(default="gru", description="'none' (no memory), 'gru', 'rnn', 'attention'" + OWN)
@@ -88,7 +78,7 @@ class MemoryConfig(_Section):
     options: Options = Field(default_factory=dict, description="further keyword arguments of the updater")
 
 
-class MailboxConfig(_Section):
+class MailboxConfig(Section):
     """The mails that wait for a node."""
 
     slots: int = Field(default=1, ge=1, le=1024, description="mails a node keeps; 'gru' and 'rnn' read one")
@@ -100,7 +90,7 @@ class MailboxConfig(_Section):
     )
 
 
-class AggregatorConfig(_Section):
+class AggregatorConfig(Section):
     """From rows of nodes to embeddings."""
 
     kind: str = Field(default="attention", description="'attention', 'identity', 'mean', 'mixer'" + OWN)
@@ -114,7 +104,7 @@ class AggregatorConfig(_Section):
     options: Options = Field(default_factory=dict, description="further keyword arguments of the aggregator")
 
 
-class DecoderConfig(_Section):
+class DecoderConfig(Section):
     """From two embeddings to a score."""
 
     kind: str = Field(
@@ -123,7 +113,7 @@ class DecoderConfig(_Section):
     options: Options = Field(default_factory=dict, description="further keyword arguments of the decoder")
 
 
-class EdgeBankConfig(_Section):
+class EdgeBankConfig(Section):
     """The baseline that remembers pairs."""
 
     window: float | str = Field(
@@ -139,7 +129,7 @@ class EdgeBankConfig(_Section):
         raise ValueError("must be 'none', 'val' or a time >= 0")
 
 
-class ClassifyConfig(_Section):
+class ClassifyConfig(Section):
     """Labels told from embeddings (`gnnaccel classify`)."""
 
     task: Literal["none", "node", "edge"] = Field(
@@ -159,7 +149,7 @@ class ClassifyConfig(_Section):
     link_weight: float = Field(default=1.0, ge=0, description="weight of the link loss end to end")
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """How the stream is cut and what a prediction may see."""
 
     val_fraction: float = Field(default=0.15, gt=0, lt=1, description="fraction of events for validation")
@@ -170,7 +160,7 @@ class DataConfig(_Section):
     )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """How it is trained."""
 
     batch_size: int = Field(default=200, ge=1, description="events a batch")
@@ -190,7 +180,7 @@ class TrainConfig(_Section):
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
 
 
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """How it is judged."""
 
     negatives: int = Field(default=100, ge=1, description="random negatives a positive for MRR")
@@ -199,7 +189,7 @@ class EvalConfig(_Section):
     lookahead: int = Field(default=0, ge=0, description="batches sampled ahead in the background; changes no result")
 
 
-class Config(_Section):
+class Config(Section):
     """All settings of a run."""
 
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -232,7 +222,7 @@ def load_config(preset: str | None = "tgn", file: str | Path | None = None, over
     from gnnaccel.train.tgl import convert_tgl, is_tgl
 
     values: dict[str, Any]
-    over = {} if file is None else read_yaml(file)
+    over = {} if file is None else read_yaml(file, Config)
     if is_tgl(over):  # a whole configuration: nothing of the preset is left
         values, remarks = convert_tgl(over, str(file))
         over = {}
@@ -244,46 +234,23 @@ def load_config(preset: str | None = "tgn", file: str | Path | None = None, over
         values = {"model": {"name": preset}}
     elif preset in preset_names():
         text = resources.files("gnnaccel.presets").joinpath(f"{preset}.yaml").read_text("utf-8")
-        values = _parse(text, f"preset {preset}")
+        values = parse(text, f"preset {preset}", Config)
     else:
         known = ", ".join(preset_names())
         raise ConfigError(f"unknown model {preset!r}; there is: {known}; or your own as file.py:Class")
-    _merge(values, over)
+    merge(values, over)
     return override(values, overrides)
-
-
-def read_yaml(file: str | Path) -> dict[str, Any]:
-    """A YAML file of sections; `ConfigError` if it cannot be read or is something else."""
-    try:
-        text = Path(file).read_text("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"cannot read config {file}: no such file") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read config {file}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"cannot read config {file}: it is not UTF-8 text") from None
-    return _parse(text, str(file))
 
 
 def override(values: dict[str, Any], overrides: Iterable[str]) -> Config:
     """Lay `key=value` strings over nested `values` (in place) and check the whole; `ConfigError` as of `load_config`."""
-    for text in overrides:
-        key, sep, value = text.partition("=")
-        if not sep or not key.strip():
-            raise ConfigError(f"--set takes key=value, e.g. train.epochs=3, got {text!r}")
-        parsed = _parse_value(value, text)
-        for part in reversed(key.strip().split(".")):
-            parsed = {part: parsed}
-        _merge(values, parsed)
+    lay_over(values, overrides)
     return validate(values)
 
 
 def validate(values: Mapping[str, Any]) -> Config:
     """Check a nested mapping and make a `Config`; `ConfigError` names the key, what was expected and what was given."""
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+    config = checked(values, Config)
     _check_parts(config)
     _check_schedule(config)
     _find_files(config)
@@ -357,57 +324,4 @@ def short_name(model: str) -> str:
 
 def describe() -> list[tuple[str, str, str]]:
     """Every setting as (key, default, description)."""
-    rows = []
-    for section, field in Config.model_fields.items():
-        for key, info in field.annotation.model_fields.items():  # type: ignore[union-attr]
-            default = info.get_default(call_default_factory=True)
-            rows.append((f"{section}.{key}", str(default), info.description or ""))
-    return rows
-
-
-def _parse(text: str, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"{source} must hold sections ({', '.join(Config.model_fields)}), got {type(values).__name__}"
-        )
-    return values
-
-
-def _parse_value(value: str, source: str) -> Any:
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {source!r}: the value is not valid YAML") from None
-    if isinstance(parsed, str):
-        try:  # YAML 1.1 reads 1e-4 as text
-            return float(parsed)
-        except ValueError:
-            return parsed
-    return parsed
-
-
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = value
-
-
-def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
-    path = [str(p) for p in first["loc"]]
-    if first["type"] == "extra_forbidden":
-        fields = Config.model_fields if len(path) == 1 else Config.model_fields[path[0]].annotation.model_fields  # type: ignore[union-attr]
-        near = difflib.get_close_matches(path[-1], fields, n=1)
-        hint = f"; did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
-        return (
-            f"unknown setting {'.'.join(path)}{hint} There is: {', '.join('.'.join([*path[:-1], f]) for f in fields)}"
-        )
-    return f"setting {'.'.join(path)}: {first['msg'].lower()}, got {first['input']!r}"
+    return rows_of(Config)

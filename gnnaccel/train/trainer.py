@@ -189,7 +189,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train until done, restore the best epoch, test. Returns the test metrics and a few figures of the run."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with self._signals(), self._tensorboard():
+        with stop_signals(self._ask), self._tensorboard():
             while self.finished is None:
                 self._train_epoch()
                 self._validate()
@@ -409,24 +409,28 @@ class Trainer:
             disable=not self.progress,
         )
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask the loop to stop after the current batch; a second one stops at once."""
+    def _ask(self) -> None:
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
 
-        def ask(number: int, frame: Any) -> None:
-            if self._stop:
-                raise KeyboardInterrupt
-            self._stop = True
 
-        try:
-            before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread
-            before = {}
-        try:
-            yield
-        finally:
-            for s, handler in before.items():
-                signal.signal(s, handler)
+@contextmanager
+def stop_signals(ask: Callable[[], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM call `ask` instead of ending the process: a loop can stop after its step."""
+
+    def handler(number: int, frame: Any) -> None:
+        ask()
+
+    try:
+        before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield
+    finally:
+        for s, was in before.items():
+            signal.signal(s, was)
 
 
 def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
