@@ -8,6 +8,7 @@ statistics = gnnaccel.data.kg.relation_statistics(kg.train, kg.num_relations)
 from gnnaccel.data.kg._files import TripleError
 from gnnaccel.data.kg.graph import INVERSE, SPLITS, KnowledgeGraph, Triples
 from gnnaccel.data.kg.known import Answers, KnownTriples
+from gnnaccel.data.kg.negatives import ChunkedNegatives, NegativeBatch, TripleBatches, subsampling_weights
 from gnnaccel.data.kg.readers import read_kg
 from gnnaccel.data.kg.registry import PYKEEN, from_pykeen, load
 from gnnaccel.data.kg.relations import (
@@ -25,10 +26,13 @@ __all__ = [
     "PYKEEN",
     "SPLITS",
     "Answers",
+    "ChunkedNegatives",
     "DegreeTable",
     "KnowledgeGraph",
     "KnownTriples",
+    "NegativeBatch",
     "RelationStatistics",
+    "TripleBatches",
     "TripleError",
     "Triples",
     "entity_degrees",
@@ -36,5 +40,6 @@ __all__ = [
     "load",
     "read_kg",
     "relation_statistics",
+    "subsampling_weights",
     "synthetic_kg",
 ]

@@ -121,6 +121,17 @@ class KnownTriples:
         e = self._ids(entity, arg, self.num_entities, device)
         return e * self.num_relations + self._ids(relation, "relation", self.num_relations, device)
 
+    def spans(self, entity: Any, relation: Any, side: str = "tail") -> tuple[Tensor, Tensor, Tensor]:
+        """`(start, stop, ids)`: the answers of query b are `ids[start[b]:stop[b]]`, ascending; `ids` is the index's own.
+
+        Arguments as in `lookup`; nothing of the size of the answers is made.
+        """
+        if side not in _SIDES:
+            raise ValueError(f"KnownTriples: side must be 'tail' or 'head', got {side!r}")
+        index = self._sides[side]
+        start, stop = index.span(self._key(entity, "head" if side == "tail" else "tail", relation))
+        return start, stop, index.ids
+
     def lookup(self, entity: Any, relation: Any, side: str = "tail") -> Answers:
         """True entities of a batch of queries.
 
@@ -153,9 +164,7 @@ class KnownTriples:
 
     def counts(self, entity: Any, relation: Any, side: str = "tail") -> Tensor:
         """How many true entities each query has, int64 [B], without listing them; arguments as in `lookup`."""
-        if side not in _SIDES:
-            raise ValueError(f"KnownTriples: side must be 'tail' or 'head', got {side!r}")
-        start, stop = self._sides[side].span(self._key(entity, "head" if side == "tail" else "tail", relation))
+        start, stop, _ = self.spans(entity, relation, side)
         return stop - start
 
     def contains(self, head: Any, relation: Any, tail: Any) -> Tensor:
