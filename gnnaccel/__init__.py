@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from gnnaccel.graph import Block, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
 from gnnaccel.ops import (
+    Ranks,
     gather_rows,
+    kg_rank,
     kg_score,
     kg_score_negatives,
+    kg_topk,
     latest_per_node,
     mailbox_attention,
     memory_update,
@@ -32,13 +35,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Block",
+    "Ranks",
     "TemporalGraph",
     "TimeSemantics",
     "__version__",
     "data",
     "gather_rows",
+    "kg_rank",
     "kg_score",
     "kg_score_negatives",
+    "kg_topk",
     "latest_per_node",
     "leakcheck",
     "mailbox_attention",

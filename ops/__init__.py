@@ -1,7 +1,9 @@
 """Ops: one file an op, each with schema, kernels by dispatch key, fake, autograd and the public function."""
 
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
+from gnnaccel.ops.kg_rank import Ranks, kg_rank
 from gnnaccel.ops.kg_score import kg_score, kg_score_negatives
+from gnnaccel.ops.kg_topk import kg_topk
 from gnnaccel.ops.latest_per_node import latest_per_node
 from gnnaccel.ops.mailbox_attention import mailbox_attention
 from gnnaccel.ops.memory_update import memory_update
@@ -13,9 +15,12 @@ from gnnaccel.ops.time_encode import time_encode
 from gnnaccel.ops.unique_nodes import unique_nodes
 
 __all__ = [
+    "Ranks",
     "gather_rows",
+    "kg_rank",
     "kg_score",
     "kg_score_negatives",
+    "kg_topk",
     "latest_per_node",
     "mailbox_attention",
     "memory_update",
