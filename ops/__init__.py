@@ -1,6 +1,7 @@
 """Ops: one file an op, each with schema, kernels by dispatch key, fake, autograd and the public function."""
 
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
+from gnnaccel.ops.kg_loss import kg_loss
 from gnnaccel.ops.kg_rank import Ranks, kg_rank
 from gnnaccel.ops.kg_score import kg_score, kg_score_negatives
 from gnnaccel.ops.kg_topk import kg_topk
@@ -17,6 +18,7 @@ from gnnaccel.ops.unique_nodes import unique_nodes
 __all__ = [
     "Ranks",
     "gather_rows",
+    "kg_loss",
     "kg_rank",
     "kg_score",
     "kg_score_negatives",
