@@ -72,38 +72,12 @@ Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::option
   return out;
 }
 
-// Positions grouped by id, in order of position within a group: what the sums run over.
-struct Groups {
-  std::vector<int64_t> row, segment, order;
-};
-
 Groups group_by_id(const Tensor& ids, int64_t num_rows) {
   Groups g;
-  const int64_t n = ids.numel();
   dispatch_ids(ids.scalar_type(), "gather_rows", [&](auto tag) {
-    using id_t = decltype(tag);
-    const id_t* p = ptr<id_t>(ids);
-    std::vector<int64_t> group(static_cast<size_t>(n)), next(static_cast<size_t>(n) + 1, 0);
-    const auto found = number_nodes(p, n, num_rows, [&](int64_t i, int64_t k, bool) {
-      group[static_cast<size_t>(i)] = k;
-      ++next[static_cast<size_t>(k + 1)];  // padding counts at 0
-    });
-    if (found.bad >= 0) refuse(static_cast<int64_t>(p[found.bad]), num_rows);
-    const size_t count = static_cast<size_t>(found.count);
-    g.row.assign(found.ids, found.ids + found.count);
-    g.segment.resize(count + 1);
-    int64_t total = 0;
-    for (size_t k = 0; k < count; ++k) {
-      g.segment[k] = total;
-      total += next[k + 1];
-      next[k] = g.segment[k];
-    }
-    g.segment[count] = total;
-    g.order.resize(static_cast<size_t>(total));
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t k = group[static_cast<size_t>(i)];
-      if (k >= 0) g.order[static_cast<size_t>(next[static_cast<size_t>(k)]++)] = i;
-    }
+    const auto* p = ptr<decltype(tag)>(ids);
+    g = group_ids(p, ids.numel(), num_rows);
+    if (g.bad >= 0) refuse(static_cast<int64_t>(p[g.bad]), num_rows);
   });
   return g;
 }

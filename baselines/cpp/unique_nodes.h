@@ -1,4 +1,5 @@
-// Numbers ids in order of first appearance, O(n). Shared by unique_nodes, latest_per_node and gather_rows' backward.
+// Numbers ids in order of first appearance, O(n). Shared by unique_nodes, latest_per_node, gather_rows' backward and
+// the sparse optimisers.
 #pragma once
 
 #include <algorithm>
@@ -119,6 +120,41 @@ Distinct<Id> number_nodes(const Id* ids, int64_t n, int64_t num_nodes, const F& 
   int64_t bad = -1;
   for (int64_t i = 0; past && bad < 0; ++i) bad = ids[i] >= 0 && static_cast<uint64_t>(ids[i]) >= limit ? i : -1;
   return {found, count, bad};
+}
+
+// Positions grouped by id, in order of position within a group: those of row[k] are order[segment[k] .. segment[k +
+// 1]).
+struct Groups {
+  std::vector<int64_t> row, segment, order;
+  int64_t bad;  // as in Distinct; then the rest is not filled
+};
+
+template <class Id>
+Groups group_ids(const Id* ids, int64_t n, int64_t num_nodes) {
+  Groups g;
+  std::vector<int64_t> group(static_cast<size_t>(n)), next(static_cast<size_t>(n) + 1, 0);
+  const auto found = number_nodes(ids, n, num_nodes, [&](int64_t i, int64_t k, bool) {
+    group[static_cast<size_t>(i)] = k;
+    ++next[static_cast<size_t>(k + 1)];  // padding counts at 0
+  });
+  g.bad = found.bad;
+  if (found.bad >= 0) return g;
+  const size_t count = static_cast<size_t>(found.count);
+  g.row.assign(found.ids, found.ids + found.count);
+  g.segment.resize(count + 1);
+  int64_t total = 0;
+  for (size_t k = 0; k < count; ++k) {
+    g.segment[k] = total;
+    total += next[k + 1];
+    next[k] = g.segment[k];
+  }
+  g.segment[count] = total;
+  g.order.resize(static_cast<size_t>(total));
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t k = group[static_cast<size_t>(i)];
+    if (k >= 0) g.order[static_cast<size_t>(next[static_cast<size_t>(k)]++)] = i;
+  }
+  return g;
 }
 
 }  // namespace gnnaccel
