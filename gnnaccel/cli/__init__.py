@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import gnnaccel
 from gnnaccel.cli import data as data_command
+from gnnaccel.cli import kg as kg_command
 from gnnaccel.cli._common import err
 from gnnaccel.cli.classify import classify
 from gnnaccel.cli.convert import app as convert
@@ -53,6 +54,7 @@ app.command("leakcheck")(leakcheck)
 app.command("info")(info)
 app.add_typer(data_command.app, name="data")
 app.add_typer(convert, name="convert")
+app.add_typer(kg_command.app, name="kg")
 
 
 def _add_bench() -> None:

@@ -34,10 +34,11 @@ def tgl_config(
 
         gnnaccel train tgn --config mine.yaml --data wikipedia
     """
-    from gnnaccel.train.config import ConfigError, read_yaml, validate
+    from gnnaccel.train.config import Config, ConfigError, validate
+    from gnnaccel.train.settings import read_yaml
     from gnnaccel.train.tgl import convert_tgl, is_tgl
 
-    values = read_yaml(file)
+    values = read_yaml(file, Config)
     if not is_tgl(values):
         raise ConfigError(f"{file} is not a TGL configuration: it has no list 'sampling'")
     converted, remarks = convert_tgl(values, str(file))

@@ -7,7 +7,8 @@ from gnnaccel.models.dysat import DySAT
 from gnnaccel.models.edgebank import EdgeBank
 from gnnaccel.models.graphmixer import GraphMixer
 from gnnaccel.models.jodie import JODIE
+from gnnaccel.models.kge import KGE
 from gnnaccel.models.tgat import TGAT
 from gnnaccel.models.tgn import TGN
 
-__all__ = ["APAN", "JODIE", "TGAT", "TGN", "ComposedModel", "DySAT", "EdgeBank", "GraphMixer", "TemporalModel"]
+__all__ = ["APAN", "JODIE", "KGE", "TGAT", "TGN", "ComposedModel", "DySAT", "EdgeBank", "GraphMixer", "TemporalModel"]

@@ -5,6 +5,7 @@ from gnnaccel.nn.attention import TemporalAttention
 from gnnaccel.nn.classifier import Classifier
 from gnnaccel.nn.decoder import DotDecoder, LinkDecoder, PairHistoryDecoder
 from gnnaccel.nn.delivery import Mails, deliver, deliver_mails, end_mails, neighbor_mails
+from gnnaccel.nn.kg import KGScorer
 from gnnaccel.nn.linear import Linear
 from gnnaccel.nn.mailbox_attention import MailboxAttention
 from gnnaccel.nn.memory import Mailbox, MemoryUpdater, NodeMemory
@@ -15,6 +16,7 @@ __all__ = [
     "Classifier",
     "DotDecoder",
     "IdentityAggregator",
+    "KGScorer",
     "Linear",
     "LinkDecoder",
     "Mailbox",
