@@ -8,7 +8,25 @@ from gnnaccel.models.edgebank import EdgeBank
 from gnnaccel.models.graphmixer import GraphMixer
 from gnnaccel.models.jodie import JODIE
 from gnnaccel.models.kge import KGE
+from gnnaccel.models.kge_export import export_npy, export_safetensors, export_word2vec
+from gnnaccel.models.kge_import import import_dglke, import_pykeen
 from gnnaccel.models.tgat import TGAT
 from gnnaccel.models.tgn import TGN
 
-__all__ = ["APAN", "JODIE", "KGE", "TGAT", "TGN", "ComposedModel", "DySAT", "EdgeBank", "GraphMixer", "TemporalModel"]
+__all__ = [
+    "APAN",
+    "JODIE",
+    "KGE",
+    "TGAT",
+    "TGN",
+    "ComposedModel",
+    "DySAT",
+    "EdgeBank",
+    "GraphMixer",
+    "TemporalModel",
+    "export_npy",
+    "export_safetensors",
+    "export_word2vec",
+    "import_dglke",
+    "import_pykeen",
+]
