@@ -74,25 +74,14 @@ std::tuple<Tensor, Tensor, Tensor> kg_rank_queries_cpu(const Tensor& q_in, const
                                                        const Tensor& start_in, const Tensor& stop_in,
                                                        const Tensor& ids_in, const std::optional<Tensor>& candidates_in,
                                                        int64_t kind, double gamma) {
-  const auto dense = [](const Tensor& t) { return torch::stable::contiguous(t); };
-  const Tensor q = dense(q_in), entity = dense(entity_in), relation = dense(relation_in), wanted = dense(true_in);
-  const Tensor start = dense(start_in), stop = dense(stop_in), ids = dense(ids_in);
-  const std::optional<Tensor> projection = projection_in ? std::optional(dense(*projection_in)) : std::nullopt;
-  const std::optional<Tensor> some = candidates_in ? std::optional(dense(*candidates_in)) : std::nullopt;
-  const int64_t B = q.size(0), K = q.size(1), E = entity.size(0), D = entity.size(1);
-  Tensor greater = empty({B}, ScalarType::Long), equal = empty({B}, ScalarType::Long),
-         count = empty({B}, ScalarType::Long);
+  const TileArguments args(q_in, entity_in, projection_in, relation_in, start_in, stop_in, ids_in, candidates_in);
+  const Tensor true_ids = torch::stable::contiguous(true_in);
+  Tensor greater = empty({args.B}, ScalarType::Long), equal = empty({args.B}, ScalarType::Long),
+         count = empty({args.B}, ScalarType::Long);
   const Counts out = {ptr<int64_t>(greater), ptr<int64_t>(equal), ptr<int64_t>(count)};
-  const TileCandidates candidates(some, E);
-  const LeftOut left(ptr<int64_t>(start), ptr<int64_t>(stop), ptr<int64_t>(ids), ptr<int64_t>(wanted), B, candidates);
-  dispatch_floating(entity.scalar_type(), "kg_rank", [&](auto tag) {
-    using T = decltype(tag);
-    for (const TileGroup& group : tile_groups(ptr<int64_t>(relation), B, projection.has_value())) {
-      const T* matrix = projection ? ptr<T>(*projection) + group.relation * D * K : nullptr;
-      const TileScorer<T> scorer(static_cast<Compare>(kind), gamma, ptr<T>(entity), E, D, matrix, K);
-      const TileRows<T> rows(scorer, ptr<acc_t<T>>(q) + group.first * K, group.last - group.first);
-      rank_group(scorer, rows.queries, group.first, ptr<int64_t>(wanted) + group.first, left, candidates, out);
-    }
+  const LeftOut left = args.left_out(ptr<int64_t>(true_ids));
+  args.for_groups(kind, gamma, "kg_rank", [&](const auto& scorer, const auto& q, int64_t first) {
+    rank_group(scorer, q, first, ptr<int64_t>(true_ids) + first, left, args.candidates, out);
   });
   return {greater, equal, count};
 }

@@ -262,4 +262,53 @@ class TileRows {
   Scratch<A> centred_, norms_;
 };
 
+// What both ops are given, contiguous.
+struct TileArguments {
+  Tensor q, entity, relation, start, stop, ids;
+  std::optional<Tensor> projection, some;
+  int64_t B, K, E, D;
+  TileCandidates candidates;
+
+  TileArguments(const Tensor& q_in, const Tensor& entity_in, const std::optional<Tensor>& projection_in,
+                const Tensor& relation_in, const Tensor& start_in, const Tensor& stop_in, const Tensor& ids_in,
+                const std::optional<Tensor>& candidates_in)
+      : q(dense(q_in)),
+        entity(dense(entity_in)),
+        relation(dense(relation_in)),
+        start(dense(start_in)),
+        stop(dense(stop_in)),
+        ids(dense(ids_in)),
+        projection(dense(projection_in)),
+        some(dense(candidates_in)),
+        B(q.size(0)),
+        K(q.size(1)),
+        E(entity.size(0)),
+        D(entity.size(1)),
+        candidates(some, E) {}
+
+  LeftOut left_out(const int64_t* own) const {
+    return LeftOut(ptr<int64_t>(start), ptr<int64_t>(stop), ptr<int64_t>(ids), own, B, candidates);
+  }
+
+  // f(scorer, queries, first) for the queries from `first` that see the same candidates.
+  template <class F>
+  void for_groups(int64_t kind, double gamma, const char* what, const F& f) const {
+    dispatch_floating(entity.scalar_type(), what, [&](auto tag) {
+      using T = decltype(tag);
+      for (const TileGroup& group : tile_groups(ptr<int64_t>(relation), B, projection.has_value())) {
+        const T* matrix = projection ? ptr<T>(*projection) + group.relation * D * K : nullptr;
+        const TileScorer<T> scorer(static_cast<Compare>(kind), gamma, ptr<T>(entity), E, D, matrix, K);
+        const TileRows<T> rows(scorer, ptr<acc_t<T>>(q) + group.first * K, group.last - group.first);
+        f(scorer, rows.queries, group.first);
+      }
+    });
+  }
+
+ private:
+  static Tensor dense(const Tensor& t) { return torch::stable::contiguous(t); }
+  static std::optional<Tensor> dense(const std::optional<Tensor>& t) {
+    return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
+  }
+};
+
 }  // namespace gnnaccel
