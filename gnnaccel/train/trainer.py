@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.splits import Split
 from gnnaccel.models.composed import MemoryRows
-from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_text
 from gnnaccel.train.config import Config, short_name, validate
 from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.pipeline import Pipeline, Stage, WriteBehind
@@ -189,7 +189,7 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Train until done, restore the best epoch, test. Returns the test metrics and a few figures of the run."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with stop_signals(self._ask), self._tensorboard():
+        with stop_signals(self._ask), tensorboard(self.out, self.epoch + 1) as self._board:
             while self.finished is None:
                 self._train_epoch()
                 self._validate()
@@ -373,29 +373,14 @@ class Trainer:
         }
         self.lines = [line for line in self.lines if '"kind": "epoch"' in line]
         self._log("test", **{k: v for k, v in results.items() if k != "data"})
-        (self.out / "results.json").write_text(json.dumps(plain(results), indent=2) + "\n", "utf-8")
+        write_text(self.out / "results.json", json.dumps(plain(results), indent=2) + "\n")
         return results
 
     def _log(self, kind: str, **values: Any) -> None:
         self.lines.append(json.dumps(plain({"kind": kind, **values})))
         # written whole: after a resume the file must not keep lines from beyond the checkpoint
-        (self.out / "metrics.jsonl").write_text("".join(line + "\n" for line in self.lines), "utf-8")
-        if self._board is not None:
-            for key, value in values.items():
-                if isinstance(value, float) and math.isfinite(value):
-                    self._board.add_scalar(f"{kind}/{key}", value, self.epoch + 1)
-
-    @contextmanager
-    def _tensorboard(self) -> Iterator[None]:
-        """Curves go to `tensorboard/` of the folder too, where TensorBoard is installed."""
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            yield
-            return
-        with SummaryWriter(str(self.out / "tensorboard"), purge_step=self.epoch + 1) as self._board:
-            yield
-        self._board = None
+        write_text(self.out / "metrics.jsonl", "".join(line + "\n" for line in self.lines))
+        add_scalars(self._board, kind, values, self.epoch + 1)
 
     def _bar(self, label: str, total: int, initial: int = 0) -> tqdm:
         return tqdm(
@@ -413,6 +398,25 @@ class Trainer:
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
+
+
+@contextmanager
+def tensorboard(out: Path, step: int) -> Iterator[Any]:
+    """A writer of curves to `tensorboard/` of the folder, from `step` on; None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        yield None
+        return
+    with SummaryWriter(str(out / "tensorboard"), purge_step=step) as board:
+        yield board
+
+
+def add_scalars(board: Any, kind: str, values: Mapping[str, Any], step: int) -> None:
+    """The finite floats among `values`, as curves `kind/name`."""
+    for key, value in values.items() if board is not None else ():
+        if isinstance(value, float) and math.isfinite(value):
+            board.add_scalar(f"{kind}/{key}", value, step)
 
 
 @contextmanager

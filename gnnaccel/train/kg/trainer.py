@@ -18,13 +18,13 @@ from tqdm import tqdm
 from gnnaccel.data.kg import DegreeTable, KnowledgeGraph
 from gnnaccel.data.kg.negatives import ChunkedNegatives, TripleBatches, subsampling_weights
 from gnnaccel.models.kge import KGE
-from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_text
 from gnnaccel.train.kg.config import KGConfig, validate_kg
 from gnnaccel.train.kg.evaluate import evaluate
 from gnnaccel.train.kg.optimizer import SparseOptimizer
 from gnnaccel.train.kg.step import Batch, Rows, TrainStep, Update
 from gnnaccel.train.pipeline import Pipeline, Stage
-from gnnaccel.train.trainer import Interrupted, TrainingError, plain, stop_signals
+from gnnaccel.train.trainer import Interrupted, TrainingError, add_scalars, plain, stop_signals, tensorboard
 
 KIND = "kg"
 #: settings that change no step: a run may be resumed with other values
@@ -129,8 +129,8 @@ class KGTrainer:
     """Trains embeddings into a folder.
 
     The folder holds `config.yaml` (written by the command), `metrics.jsonl` (a line a validation, then one for the test),
-    `checkpoint.pt` (to resume), `best.pt` (the tables with the best validation MRR), `results.json`, and `entities.tsv` and
-    `relations.tsv` (lines `id<TAB>name`).
+    `checkpoint.pt` (to resume), `best.pt` (the tables with the best validation MRR), `results.json`, `entities.tsv` and
+    `relations.tsv` (lines `id<TAB>name`), and `tensorboard/` if TensorBoard is installed.
 
     Same seed, same bits: for any number of threads, with or without look-ahead, unbroken or killed and resumed.
 
@@ -173,13 +173,14 @@ class KGTrainer:
         self.misses = 0
         self.lines: list[str] = []
         self._stop = False
+        self._board: Any = None
         self._known: Any = None
 
     def fit(self) -> dict[str, Any]:
         """Train until done, take the best tables, test. Returns the test metrics and a few figures of the run."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.kg.save_names(self.out)
-        with stop_signals(self._ask), self._bar() as bar:
+        with stop_signals(self._ask), self._bar() as bar, tensorboard(self.out, self.next + 1) as self._board:
             while self.finished is None:
                 self._train_until(self._next_validation(), bar)
                 self._validate()
@@ -323,7 +324,7 @@ class KGTrainer:
         }
         self.lines = [line for line in self.lines if '"kind": "validation"' in line]
         self._log("test", **{k: v for k, v in results.items() if k != "data"})
-        (self.out / "results.json").write_text(json.dumps(plain(results), indent=2) + "\n", "utf-8")
+        write_text(self.out / "results.json", json.dumps(plain(results), indent=2) + "\n")
         return results
 
     def _evaluate(self, split: str, sample: int | None, details: bool = False) -> dict[str, Any]:
@@ -403,7 +404,8 @@ class KGTrainer:
     def _log(self, kind: str, **values: Any) -> None:
         self.lines.append(json.dumps(plain({"kind": kind, **values})))
         # written whole: after a resume the file must not keep lines from beyond the checkpoint
-        (self.out / "metrics.jsonl").write_text("".join(line + "\n" for line in self.lines), "utf-8")
+        write_text(self.out / "metrics.jsonl", "".join(line + "\n" for line in self.lines))
+        add_scalars(self._board, kind, values, self.next)
 
     def _epochs(self) -> int:
         return -(-self.schedule.total // self.schedule.per_epoch)
