@@ -58,8 +58,10 @@ class KGLossConfig(Section):
     margin: float | None = Field(default=None, description="of hinge (1), pairwise and logsigmoid (0) losses")
     subsampling: bool = Field(default=False, description="weight triples by 1 / sqrt(frequency) (RotatE)")
     regularization: float = Field(default=0.0, ge=0, description="coefficient of the norm below; 0: none")
-    regularizer: Literal["l3", "l2", "n3"] = Field(
-        default="l3", description="'l3', 'l2': rows read in a step (DGL-KE); 'n3': of each triple (Lacroix et al.)"
+    regularizer: str = Field(
+        default="l3",
+        pattern="^(l[1-9]|n3)$",
+        description="'l3', 'l2', ...: rows read in a step (DGL-KE); 'n3': of each triple (Lacroix et al.)",
     )
 
 
@@ -79,6 +81,7 @@ class KGTrainConfig(Section):
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
     seed: int = Field(default=0, ge=0, lt=2**31, description="seed of initialisation, order and negatives")
     validate_every: int = Field(default=10, ge=1, description="epochs between validations")
+    validate_steps: int | None = Field(default=None, ge=1, description="validate every so many steps instead")
     patience: int = Field(default=5, ge=1, description="stop after this many validations without a better MRR")
     order: Literal["random", "relation", "metis"] = Field(
         default="random", description="triples of a batch: any, of one part of relations, or of entities (METIS)"
@@ -103,7 +106,14 @@ class KGEvalConfig(Section):
     unseen: Literal["rank", "drop"] = Field(
         default="rank", description="triples with an entity or relation that no training triple has"
     )
-    valid_triples: int | None = Field(default=None, ge=1, description="rank so many triples in validation, drawn once")
+    valid_triples: int | None = Field(
+        default=None, ge=0, description="rank so many triples in validation, drawn once; 0: no validation"
+    )
+    test_triples: int | None = Field(default=None, ge=0, description="rank so many triples in the test; 0: no test")
+    candidates: int | None = Field(
+        default=None, ge=1, description="rank among so many entities instead of all, drawn anew for each batch"
+    )
+    candidates_by: Literal["uniform", "degree"] = Field(default="uniform", description="drawn evenly, or by degree")
 
 
 class KGConfig(Section):

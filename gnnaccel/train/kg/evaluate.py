@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,12 +52,13 @@ def rank_triples(
     known: KnownTriples | None,
     *,
     batch_size: int = 4096,
-    candidates: Tensor | None = None,
+    candidates: Tensor | Callable[[int], Tensor] | None = None,
     progress: Any = None,
 ) -> SideRanks:
     """Ranks of the tails (or heads) of triples among all entities, less other answers in `known`.
 
-    Memory does not grow with the number of triples or entities beyond their ids. Exact: the same for any batch size.
+    Memory does not grow with the number of triples or entities beyond their ids. Exact: the same for any batch size. The
+    answers are ranked among `candidates` if these are given: ids, or a function of the batch's first position that draws them.
     """
     device = model.entity.device
     parts = []
@@ -65,7 +68,8 @@ def rank_triples(
         if known is not None:
             answers = known.lookup(part.head if side == "tail" else part.tail, part.relation, side)
             answers = tuple(x.to(device) for x in answers)
-        ranks = model.rank(part.tensor().to(device), side, answers, candidates=candidates)
+        among = candidates(start) if callable(candidates) else candidates
+        ranks = model.rank(part.tensor().to(device), side, answers, candidates=among)
         parts.append(SideRanks(ranks.greater.cpu(), ranks.equal.cpu(), ranks.count.cpu() + 1, part.relation))
         if progress is not None:
             progress.update(len(part))
@@ -105,6 +109,8 @@ def evaluate(
     batch_size: int = 4096,
     unseen: str = "rank",
     sample: int | None = None,
+    candidates: int | None = None,
+    candidates_by: str = "uniform",
     seed: int = 0,
     details: bool = False,
     progress: Any = None,
@@ -121,6 +127,10 @@ def evaluate(
         batch_size: Triples ranked at a time; changes no result.
         unseen: "rank" triples with an entity or relation that no training triple has, or "drop" them; they are counted.
         sample: Rank so many triples only, drawn by `seed`.
+        candidates: Rank among so many distinct entities instead of all, drawn by `seed` for each batch of each side, as
+            DGL-KE does for large graphs. The result then depends on `batch_size`; the answer and those known are left out of
+            them.
+        candidates_by: "uniform", or "degree": in proportion to an entity's training triples (DGL-KE's neg_deg_sample_eval).
         details: Also by side, by relation category, and under the other rules for ties.
         progress: Its `update(n)` is called, n triples of a side at a time.
 
@@ -133,6 +143,8 @@ def evaluate(
     """
     if ties not in TIES:
         raise ValueError(f"evaluate: ties must be one of {', '.join(TIES)}, got {ties!r}")
+    if candidates_by not in ("uniform", "degree"):
+        raise ValueError(f"evaluate: candidates_by must be uniform or degree, got {candidates_by!r}")
     if unseen not in ("rank", "drop"):
         raise ValueError(f"evaluate: unseen must be rank or drop, got {unseen!r}")
     if (kg.num_entities, kg.num_relations) != (model.num_entities, model.num_relations):
@@ -152,7 +164,15 @@ def evaluate(
     if filtered and known is None:
         known = kg.known()
     by_side = {
-        side: rank_triples(model, triples, side, known if filtered else None, batch_size=batch_size, progress=progress)
+        side: rank_triples(
+            model,
+            triples,
+            side,
+            known if filtered else None,
+            batch_size=batch_size,
+            candidates=_draw(kg, side, candidates, candidates_by, seed, model.entity.device),
+            progress=progress,
+        )
         for side in ("head", "tail")
     }
     both = SideRanks.cat(list(by_side.values()))
@@ -162,6 +182,25 @@ def evaluate(
         result["ties"] = {rule: metrics_of(both, rule) for rule in TIES}
         result["categories"] = _by_category(kg, by_side, ties)
     return result
+
+
+def _draw(
+    kg: KnowledgeGraph, side: str, count: int | None, by: str, seed: int, device: torch.device
+) -> Callable[[int], Tensor] | None:
+    """What draws the candidates of a batch, by the position of its first triple."""
+    if count is None or count >= kg.num_entities:
+        return None
+    share = None
+    if by == "degree":
+        ends = np.concatenate([kg.train.head.numpy(), kg.train.tail.numpy()])
+        share = np.bincount(ends, minlength=kg.num_entities) / len(ends)
+        count = min(count, int((share > 0).sum()))
+
+    def draw(start: int) -> Tensor:
+        generator = np.random.default_rng([seed, start, int(side == "head")])
+        return torch.from_numpy(generator.choice(kg.num_entities, count, replace=False, p=share)).to(device)
+
+    return draw
 
 
 def _unseen(kg: KnowledgeGraph, triples: Triples) -> Tensor:

@@ -31,7 +31,7 @@ class SparseOptimizer:
     def __init__(self, model: KGE, train: KGTrainConfig, loss: KGLossConfig, total_steps: int) -> None:
         self.tables = {name: table.detach() for name, table in model.tables.items()}
         self.config, self.total_steps = train, total_steps
-        self.norm = 2 if loss.regularizer == "l2" else 3
+        self.norm = int(loss.regularizer[1])
         self.regularization = 0.0 if loss.regularizer == "n3" else loss.regularization
         self.state = {name: self._fresh(table) for name, table in self.tables.items()}
 

@@ -143,6 +143,7 @@ class KGTrainer:
         reading: Options of `read_kg` that it was read with, recorded too.
         progress: Whether to show progress bars.
         notify: Called with a line for the user after each validation.
+        on_step: Called with the number of steps trained and the loss of the last one, after each.
     """
 
     def __init__(
@@ -156,10 +157,11 @@ class KGTrainer:
         reading: Mapping[str, Any] | None = None,
         progress: bool = True,
         notify: Callable[[str], None] = lambda line: None,
+        on_step: Callable[[int, float], None] = lambda step, loss: None,
     ) -> None:
         self.config, self.kg, self.out = config, kg, Path(out)
         self.data, self.reading = data, dict(reading or {})
-        self.progress, self.notify = progress, notify
+        self.progress, self.notify, self.on_step = progress, notify, on_step
         self.schedule = Schedule(config, kg)
         self.model = make_model(config, kg, device)
         self.optimizer = SparseOptimizer(self.model, config.train, config.loss, self.schedule.total)
@@ -203,7 +205,8 @@ class KGTrainer:
 
     def _next_validation(self) -> int:
         """The next step after which to validate; it may have been reached when the run was killed."""
-        every = self.config.train.validate_every * self.schedule.per_epoch
+        t = self.config.train
+        every = t.validate_steps or t.validate_every * self.schedule.per_epoch
         return min((max(self.validated, 0) // every + 1) * every, self.schedule.total)
 
     def _train_until(self, end: int, bar: tqdm) -> None:
@@ -215,6 +218,7 @@ class KGTrainer:
                 self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
                 self.next, self.seconds = update.step + 1, time.perf_counter() - start
                 bar.update(self.schedule.sizes[update.step % self.schedule.per_epoch])
+                self.on_step(self.next, loss)
                 bar.set_postfix(
                     epoch=f"{(self.next - 1) // self.schedule.per_epoch + 1}/{self._epochs()}",
                     loss=f"{self.loss_sum / self.loss_steps:.4f}",
@@ -280,8 +284,9 @@ class KGTrainer:
     def _validate(self) -> None:
         epoch = -(-self.next // self.schedule.per_epoch)
         metrics = {}
-        if len(self.kg.valid):
-            metrics = self._evaluate("valid", self.config.eval.valid_triples)
+        sample = self.config.eval.valid_triples
+        if len(self.kg.valid) and sample != 0:
+            metrics = self._evaluate("valid", sample)
         value = metrics.get("mrr", -math.inf)
         better = value > self.best["mrr"] or not metrics
         self.misses = 0 if better else self.misses + 1
@@ -297,7 +302,7 @@ class KGTrainer:
         )  # fmt: skip
         shown = ", ".join(f"{_title(k)} {metrics[k]:.4f}" for k in ("mrr", "hits@1", "hits@10") if k in metrics)
         self.notify(
-            f"epoch {epoch}: loss {loss:.4f}, {'validation ' + shown if metrics else 'no validation triples'}, "
+            f"epoch {epoch}: loss {loss:.4f}, {'validation ' + shown if metrics else 'not validated'}, "
             f"{self.seconds:.0f} s{' (best)' if better else ''}"
         )
         self.loss_sum, self.loss_steps = 0.0, 0
@@ -307,7 +312,8 @@ class KGTrainer:
         if not best.exists():
             save_checkpoint(best, self._header())
         self.model.load_state_dict(load_checkpoint(best, self.model.entity.device)["model"])
-        metrics = self._evaluate("test", None, details=True) if len(self.kg.test) else {}
+        sample = self.config.eval.test_triples
+        metrics = self._evaluate("test", sample, details=True) if len(self.kg.test) and sample != 0 else {}
         t = self.config.train
         results = {
             "model": self.config.model.name,
@@ -351,6 +357,8 @@ class KGTrainer:
                 batch_size=e.batch_size,
                 unseen=e.unseen,
                 sample=sample,
+                candidates=e.candidates,
+                candidates_by=e.candidates_by,
                 seed=self.config.train.seed,
                 details=details,
                 progress=bar,

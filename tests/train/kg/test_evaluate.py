@@ -100,6 +100,24 @@ def test_a_sample_is_of_the_split(kg):
     assert evaluate(model, kg, "train", sample=10**6)["triples"] == len(kg.train)
 
 
+def test_sampled_candidates(kg):
+    """Fewer competitors, a new set for each batch, the same ones again; all entities are not sampled."""
+    model = KGE("distmult", kg.num_entities, kg.num_relations, 4)
+    everything = evaluate(model, kg, "train")
+    for by in ("uniform", "degree"):
+        some = evaluate(model, kg, "train", candidates=10, candidates_by=by, batch_size=8)
+        assert 1 <= some["mr"] <= 11 and some["mr"] < everything["mr"]
+        assert some == evaluate(model, kg, "train", candidates=10, candidates_by=by, batch_size=8)
+        assert some != evaluate(model, kg, "train", candidates=10, candidates_by=by, batch_size=8, seed=1)
+    assert evaluate(model, kg, "train", candidates=kg.num_entities) == everything
+    fixed = rank_triples(
+        model, kg.train, "tail", None, candidates=lambda start: torch.tensor([start // 8]), batch_size=8
+    )
+    assert set(fixed.count.tolist()) <= {1, 2}
+    with pytest.raises(ValueError, match="candidates_by must be uniform or degree, got 'even'"):
+        evaluate(model, kg, candidates_by="even")
+
+
 def test_nothing_to_rank_is_said(kg):
     model = KGE("distmult", kg.num_entities, kg.num_relations, 4)
     empty = KnowledgeGraph("x", kg.train, kg.valid, Triples.of([]), kg.num_entities, kg.num_relations)

@@ -116,6 +116,19 @@ def test_resume_is_bitwise_the_unbroken_run(kg, tmp_path, model, stop):
     assert same(tables(tmp_path / "cut"), tables(tmp_path / "whole"))
 
 
+def test_validation_by_steps_or_not_at_all(kg, tmp_path):
+    seen = []
+    lines = lambda folder: [json.loads(x) for x in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
+    options = ["train.steps=10", "train.validate_steps=4", "eval.test_triples=5", "loss.regularizer=l1"]
+    got = trainer(kg, tmp_path / "a", "transe_l1", *options, on_step=lambda *x: seen.append(x)).fit()
+    assert [x["step"] for x in lines("a")[:-1]] == [4, 8, 10] and got["test_triples"] == 5
+    assert [step for step, _ in seen] == list(range(1, 11)) and all(loss > 0 for _, loss in seen)
+    got = trainer(kg, tmp_path / "b", "transe_l1", *options, "eval.valid_triples=0", "eval.test_triples=0").fit()
+    assert "test_mrr" not in got and "val_mrr" not in lines("b")[0] and got["best_step"] == 10
+    with pytest.raises(ConfigError, match=r"loss.regularizer: .*got 'l0'"):
+        trainer(kg, tmp_path / "c", "transe_l1", "loss.regularizer=l0")
+
+
 def test_killed_and_resumed(tmp_path):
     """kill -9 amid training, then --resume: the files of the unbroken run."""
     command = [sys.executable, "-m", "gnnaccel", "kg", "train", "rotate", "--data", "synthetic-kg", "--quiet"]
