@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,13 @@ define(
     "sparse_adagrad_(Tensor(a!) table, Tensor(b!) state, Tensor[] ids, Tensor[] grad, float lr, int kind, float eps,"
     " float regularization, int norm, SymInt? seed) -> ()"
 )
+
+
+@impl(NAME, "CUDA")
+def _cuda(*args: Any) -> None:
+    from gnnaccel.kernels.triton.sparse_adagrad import sparse_adagrad_step
+
+    sparse_adagrad_step(*args)
 
 
 @impl(NAME, "CompositeExplicitAutograd")

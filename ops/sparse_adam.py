@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,13 @@ define(
     "sparse_adam_(Tensor(a!) table, Tensor(b!) exp_avg, Tensor(c!) exp_avg_sq, Tensor[] ids, Tensor[] grad, SymInt step,"
     " float lr, float beta1, float beta2, float eps, float regularization, int norm, SymInt? seed) -> ()"
 )
+
+
+@impl(NAME, "CUDA")
+def _cuda(*args: Any) -> None:
+    from gnnaccel.kernels.triton.sparse_adam import sparse_adam_step
+
+    sparse_adam_step(*args)
 
 
 @impl(NAME, "CompositeExplicitAutograd")

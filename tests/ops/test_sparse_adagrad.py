@@ -238,6 +238,7 @@ def test_values_that_are_exact_or_not_finite_are_not_rounded():
 
 
 @pytest.mark.interpret
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of NumPy, in the interpreter
 def test_gradients_that_are_not_finite_reach_their_rows_only():
     table, state = torch.ones(3, 2, device=DEVICE), torch.zeros(3, device=DEVICE)
     grad = torch.tensor([[float("nan"), 1.0], [float("inf"), 1.0], [1.0, 1.0]], device=DEVICE)
