@@ -193,3 +193,37 @@ def left_out(true: Tensor | None, left: Left, candidates: Tensor | None, E: int)
         row, position = row[here], place[here]
     key = torch.unique(row * M + position)
     return key // max(M, 1), key % max(M, 1)
+
+
+COLUMNS = 1 << 14  # candidates of the scores that `kg_topk` has at a time on a GPU
+_PROJECTED = 1 << 22  # elements of the candidates that are projected at a time
+
+
+def answers_on_gpu(entity: Tensor, true: Tensor, matrix: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Rows, and which of them is each query's."""
+    if matrix is None:
+        return entity, true
+    from gnnaccel.kernels.triton._kg_tiles import project_rows
+
+    return project_rows(entity, true, matrix.contiguous(), dtype), torch.arange(len(true), device=true.device)
+
+
+def candidates_on_gpu(
+    entity: Tensor, candidates: Tensor | None, matrix: Tensor | None, dtype: torch.dtype, most: int | None = None
+) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Position of the first, rows, and which of them are candidates: all at once, or so many, or as a matrix allows."""
+    M = entity.shape[0] if candidates is None else len(candidates)
+    if matrix is not None:
+        most = min(most or _PROJECTED, max(1, _PROJECTED // max(matrix.shape[1], 1)))
+    if most is None:
+        yield 0, entity, candidates
+        return
+    every = torch.arange(M, device=entity.device) if candidates is None else candidates
+    for first in range(0, M, most):
+        some = every[first : first + most]
+        if matrix is None:
+            yield first, entity, some
+            continue
+        from gnnaccel.kernels.triton._kg_tiles import project_rows
+
+        yield first, project_rows(entity, some, matrix.contiguous(), dtype), None

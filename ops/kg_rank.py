@@ -128,6 +128,42 @@ def _composite(
     return greater, equal, count
 
 
+@impl("kg_rank_queries", "CUDA")
+def _cuda(
+    q: Tensor,
+    entity: Tensor,
+    projection: Tensor | None,
+    relation: Tensor,
+    true: Tensor,
+    start: Tensor,
+    stop: Tensor,
+    ids: Tensor,
+    candidates: Tensor | None,
+    kind: int,
+    gamma: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from gnnaccel.kernels.triton.kg_rank import kg_rank_counts
+
+    entity = entity.contiguous()
+    greater, equal, count = (torch.empty_like(true) for _ in range(3))
+    for at, matrix in shared.by_matrix(relation, projection):
+        row, place = shared.left_out(true[at], Left(start[at], stop[at], ids), candidates, entity.shape[0])
+        above, below, total = (torch.zeros_like(at) for _ in range(3))
+        lost = torch.zeros_like(at, dtype=torch.bool)
+        answers, which = shared.answers_on_gpu(entity, true[at], matrix, q.dtype)
+        for first, n, index in shared.candidates_on_gpu(entity, candidates, matrix, q.dtype):
+            N = len(n) if index is None else len(index)
+            here = (place >= first) & (place < first + N)
+            local = place[here] - first
+            drop = local if index is None else index[local]
+            a, b, lost = kg_rank_counts(q[at].contiguous(), n, index, answers, which, row[here], drop, kind, gamma)
+            above, below, total = above + a, below + b, total + N
+        total -= torch.bincount(row, minlength=len(at))
+        greater[at], equal[at] = torch.where(lost, total, above), torch.where(lost, 0, total - above - below)
+        count[at] = total
+    return greater, equal, count
+
+
 @fake("kg_rank")
 def _fake_rank(entity: Tensor, relation: Tensor, projection: Tensor | None, triples: Tensor, *_: Any) -> Any:
     return tuple(triples.new_empty((triples.shape[0],), dtype=torch.int64) for _ in range(3))

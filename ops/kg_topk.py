@@ -23,7 +23,9 @@ define(
     "Tensor? candidates, SymInt k, int kind, float gamma) -> (Tensor, Tensor)"
 )
 
-_FOUND = 1 << 22  # results of a block, and candidates of the queries that the fallback has a mask of
+_FOUND = 1 << 21  # results of a block
+_MASK = 1 << 22  # candidates of the queries that the fallback has a mask of
+_QUERIES = 1024  # of a tile on a GPU, which has shared.COLUMNS candidates
 
 
 @impl("kg_topk", "CompositeExplicitAutograd")
@@ -87,7 +89,7 @@ def _composite(
     best = torch.full((len(q), k), -1, dtype=torch.int64, device=q.device)
     scores = torch.full((len(q), k), -torch.inf, dtype=q.dtype, device=q.device)
     for some, matrix in shared.by_matrix(relation, projection):
-        for at in some.split(max(1, _FOUND // max(M, 1))):
+        for at in some.split(max(1, _MASK // max(M, 1))):
             row, place = shared.left_out(None, Left(start[at], stop[at], ids), candidates, entity.shape[0])
             keep = torch.ones((len(at), M), dtype=torch.bool, device=q.device)
             keep[row, place] = False
@@ -98,6 +100,50 @@ def _composite(
                     tile, to = shared.score(q[at[s]], n, kind, gamma), at[s]
                     here = torch.where(keep[s, c] & ~tile.isnan(), names, -1)
                     best[to], scores[to] = _best(torch.cat([best[to], here], 1), torch.cat([scores[to], tile], 1), k)
+    return best, scores
+
+
+@impl("kg_topk_queries", "CUDA")
+def _cuda(
+    q: Tensor,
+    entity: Tensor,
+    projection: Tensor | None,
+    relation: Tensor,
+    start: Tensor,
+    stop: Tensor,
+    ids: Tensor,
+    candidates: Tensor | None,
+    k: int,
+    kind: int,
+    gamma: float,
+) -> tuple[Tensor, Tensor]:
+    from gnnaccel.kernels.triton import kg_topk as kernels
+
+    entity, M = entity.contiguous(), entity.shape[0] if candidates is None else len(candidates)
+    every = torch.arange(M, device=q.device) if candidates is None else candidates
+    best = torch.full((len(q), k), -1, dtype=torch.int64, device=q.device)
+    scores = torch.full((len(q), k), -torch.inf, dtype=q.dtype, device=q.device)
+    for some, matrix in shared.by_matrix(relation, projection):
+        for at in some.split(_QUERIES):
+            own = q[at].contiguous()
+            row, place = shared.left_out(None, Left(start[at], stop[at], ids), candidates, entity.shape[0])
+            keys = torch.full((len(at), k), kernels.NOBODY, device=q.device)
+            for first, n, index in shared.candidates_on_gpu(entity, every, matrix, q.dtype, shared.COLUMNS):
+                N = len(n) if index is None else len(index)
+                here = (place >= first) & (place < first + N)
+                if q.dtype == torch.float64:
+                    tile = kernels.kg_scores(own, n, index, kind, gamma)
+                    names = torch.where(tile.isnan(), -1, every[first : first + N])
+                    names[row[here], place[here] - first] = -1
+                    best[at], scores[at] = _best(torch.cat([best[at], names], 1), torch.cat([scores[at], tile], 1), k)
+                    continue
+                tile = kernels.kg_keys(own, n, index, kind, gamma, first)
+                tile[row[here], place[here] - first] = kernels.NOBODY
+                keys = torch.cat([keys, tile], 1).topk(k, 1).values
+            if q.dtype == torch.float64:
+                continue
+            place, scores[at] = kernels.decoded(keys)
+            best[at] = torch.where(place < 0, -1, every[place.clamp(min=0)]) if M else place
     return best, scores
 
 

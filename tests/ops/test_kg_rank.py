@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ import gnnaccel as ga
 from gnnaccel.baselines.reference.kg_rank import kg_rank as reference
 from gnnaccel.ops._library import HAS_CPP
 from gnnaccel.ops.kg_score import MODELS
-from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads, to_device
 from tests.ops.test_kg_score import relation_width, rows
 
 R = 3
@@ -194,6 +196,28 @@ def test_sizes_that_cross_blocks(model, shape):
         with threads(n):
             for a, b in zip(ga.kg_rank(**args), want, strict=True):
                 assert torch.equal(a, b)
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(not INTERPRET and DEVICE == "cpu", reason="about the Triton kernels")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("model", ["transe_l1", "transe_l2", "distmult", "rotate", "transr"])
+def test_sizes_that_cross_tiles(model, dtype):
+    """With copies of rows at the ends of tiles, which must be ties."""
+    gen = torch.Generator().manual_seed(0)
+    B, E, D = 70, 140, 18
+    args = tables(gen, model, E, D)
+    args = {k: x.to(dtype) if torch.is_tensor(x) else x for k, x in args.items()}
+    args["entity_table"][[0, 31, 32, 63, 64, 130]] = args["entity_table"][3].clone()
+    args |= {"triples": ids(gen, B, E, R), "known": lists(gen, B, E, 50)}
+    args["triples"][::3, 2] = 3
+    with served_by("CompositeExplicitAutograd"):
+        want = ga.kg_rank(**args)
+    with served_by("CUDA") if INTERPRET else nullcontext():
+        on = {k: tuple(y.to(DEVICE) for y in x) if k == "known" else x for k, x in to_device(args).items()}
+        got = ga.kg_rank(**on)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a.cpu(), b)
 
 
 def test_strided_tables_and_small_ids():

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -5,7 +7,7 @@ import gnnaccel as ga
 from gnnaccel.baselines.reference.kg_topk import kg_topk as reference
 from gnnaccel.ops._library import HAS_CPP
 from gnnaccel.ops.kg_score import MODELS
-from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads, to_device
 from tests.ops.test_kg_rank import ENTITY, NO_LIST, RELATION, R, ids, lists, tables
 
 
@@ -168,6 +170,27 @@ def test_sizes_that_cross_blocks(model, shape):
     torch.testing.assert_close(runs[0][1], want[1], rtol=1e-11, atol=1e-11)
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(not INTERPRET and DEVICE == "cpu", reason="about the Triton kernels")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("model", ["transe_l1", "distmult", "transr"])
+def test_sizes_that_cross_tiles(model, dtype, monkeypatch):
+    monkeypatch.setattr("gnnaccel.ops._kg_candidates.COLUMNS", 70)
+    gen = torch.Generator().manual_seed(0)
+    E, k = 140, 9
+    args = {name: x.to(dtype) if torch.is_tensor(x) else x for name, x in tables(gen, model, E, 18).items()}
+    args["entity_table"][[0, 31, 32, 63, 64, 75, 130]] = args["entity_table"][3].clone()
+    args["entity_table"][40] = torch.nan
+    args |= {"queries": ids(gen, 35, 30, R)[:, :2], "exclude": lists(gen, 35, E, 50), "k": k}
+    with served_by("CompositeExplicitAutograd"):
+        want = ga.kg_topk(**args)
+    with served_by("CUDA") if INTERPRET else nullcontext():
+        on = {name: tuple(y.to(DEVICE) for y in x) if name == "exclude" else x for name, x in to_device(args).items()}
+        got = ga.kg_topk(**on)
+    assert torch.equal(got[0].cpu(), want[0])
+    torch.testing.assert_close(got[1].cpu(), want[1])
 
 
 def test_order_that_is_the_worst_for_a_selection():
