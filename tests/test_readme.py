@@ -44,6 +44,7 @@ def test_command_line_is_understood(line):
 
 def test_data_of_examples_can_be_fetched_or_is_a_path():
     from gnnaccel.data import REGISTRY
+    from gnnaccel.data.kg import PYKEEN
 
     root = Path(__file__).parents[1]
     pages = [root / "README.md", *(root / "docs").glob("*.md"), *(root / "gnnaccel" / "cli").glob("*.py")]
@@ -51,7 +52,7 @@ def test_data_of_examples_can_be_fetched_or_is_a_path():
         name.strip("`,;.") for page in pages for name in re.findall(r"--data ([\w./:=-]+)", page.read_text("utf-8"))
     }
     assert len(names) > 4
-    known = {*REGISTRY, "synthetic", "tgb"}
+    known = {*REGISTRY, "synthetic", "tgb", "synthetic-kg", *PYKEEN}
     assert [name for name in names if name.partition(":")[0] not in known and "/" not in name] == []
 
 
