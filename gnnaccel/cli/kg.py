@@ -11,6 +11,7 @@ import yaml
 from rich.table import Table
 from tqdm import tqdm
 
+from gnnaccel.cli import kg_query
 from gnnaccel.cli._common import err, out, pick_device
 from gnnaccel.cli.link import Device, Quiet, Threads, prepare, reference, set_threads, title_of
 
@@ -51,8 +52,7 @@ def train(
         list[str] | None, typer.Option("--set", help="Setting as key=value, e.g. model.dim=200; repeatable.")
     ] = None,
     preset: Annotated[
-        str | None,
-        typer.Option("--preset", help="Use the preset tuned for this data set; by default that of the data."),
+        str | None, typer.Option("--preset", help="Use the preset tuned for this data set; that of --data by default.")
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-DATA-SEED by default.")
@@ -72,7 +72,7 @@ def train(
 
         gnnaccel kg train complex --data path/to/fb15k-237 --out runs/complex
 
-        gnnaccel kg train transe_l2 --data path/to/triples.tsv --columns htr --set model.dim=200 --set train.epochs=50
+        gnnaccel kg train transe_l2 --data triples.tsv --columns htr --set model.dim=200 --set train.epochs=50
 
         gnnaccel kg train complex --data path/to/fb15k-237 --out runs/complex --resume
     """
@@ -207,6 +207,10 @@ def presets() -> None:
                 cells = ["" if v is None else f"{v:{form}}" for v, form in numbers] + [expect.note or ""]
             table.add_row(model, data, *cells)
     out.print(table)
+
+
+app.command("predict")(kg_query.predict)
+app.command("similar")(kg_query.similar)
 
 
 def reading_options(columns: str | None, format: str | None, duplicates: str | None) -> dict[str, Any]:
