@@ -52,7 +52,8 @@ def train(
         list[str] | None, typer.Option("--set", help="Setting as key=value, e.g. model.dim=200; repeatable.")
     ] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Use the preset tuned for this data set; that of --data by default.")
+        str | None,
+        typer.Option("--preset", help="Use the preset tuned for this data set; by default that of the data."),
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-DATA-SEED by default.")
@@ -72,7 +73,7 @@ def train(
 
         gnnaccel kg train complex --data path/to/fb15k-237 --out runs/complex
 
-        gnnaccel kg train transe_l2 --data triples.tsv --columns htr --set model.dim=200 --set train.epochs=50
+        gnnaccel kg train transe_l2 --data path/to/triples.tsv --columns htr --set model.dim=200 --set train.epochs=50
 
         gnnaccel kg train complex --data path/to/fb15k-237 --out runs/complex --resume
     """
