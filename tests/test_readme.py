@@ -10,7 +10,8 @@ import typer.main
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"^    gnnaccel ([^#\n]+)", README, flags=re.MULTILINE)
+PAGES = README + (Path(__file__).parents[1] / "docs" / "kg.md").read_text("utf-8")
+COMMANDS = re.findall(r"^    gnnaccel ([^#\n]+)", PAGES, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda text: text.strip().splitlines()[-1][:40])
@@ -19,18 +20,20 @@ def test_python_block(block):
     exec(compile(block, "README.md", "exec"), {})
 
 
-def test_streams_page(tmp_path, monkeypatch):
-    """Blocks of the page run one after another in one place."""
+@pytest.mark.parametrize(("page", "count"), [("streams", 3), ("kg", 2)])
+def test_blocks_of_a_page(page, count, tmp_path, monkeypatch):
+    """They run one after another in one place."""
     monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[1] / "docs" / "streams.md").read_text("utf-8")
+    text = (Path(__file__).parents[1] / "docs" / f"{page}.md").read_text("utf-8")
     names: dict = {}
-    blocks = re.findall(r"```python.*?\n(.*?)```", page, flags=re.DOTALL)
-    assert len(blocks) == 3
+    blocks = re.findall(r"```python.*?\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == count
+    torch.manual_seed(0)
     for block in blocks:
-        exec(compile(block, "streams.md", "exec"), names)
+        exec(compile(block, f"{page}.md", "exec"), names)
 
 
-@pytest.mark.parametrize("line", [line.strip() for line in COMMANDS])
+@pytest.mark.parametrize("line", sorted({line.strip() for line in COMMANDS}))
 def test_command_line_is_understood(line):
     from gnnaccel.cli import app
 
