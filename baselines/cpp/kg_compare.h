@@ -85,11 +85,11 @@ GNNACCEL_INLINE void panel_distances(int64_t D, const A* q, int64_t rows, const 
 constexpr int64_t kCompareColumns = 128;  // candidates whose slices and gradients stay in the L1 cache
 
 // Gradients in slices of 2 L columns: for kL1 those of the rows, for kModulus L real and L imaginary parts. q and dq
-// have rows up to a multiple of kCompareRows; `grad` [rows, N] has `zeros` [N] in place of those past `rows`. Adds to
-// dq and dn.
+// have rows up to a multiple of kCompareRows; `grad` [rows, N], rows ldg apart, has `zeros` [N] in place of those past
+// `rows`. Adds to dq and dn.
 template <class A, Compare kind>
-GNNACCEL_INLINE void slice_gradients(int64_t rows, int64_t N, const A* grad, const A* zeros, const A* q, const A* n,
-                                     A* dq, A* dn) {
+GNNACCEL_INLINE void slice_gradients(int64_t rows, int64_t N, const A* grad, int64_t ldg, const A* zeros, const A* q,
+                                     const A* n, A* dq, A* dn) {
   using W = Wide<A>;
   using V = typename W::V;
   constexpr int M = kCompareRows;
@@ -99,7 +99,7 @@ GNNACCEL_INLINE void slice_gradients(int64_t rows, int64_t N, const A* grad, con
     for (int64_t i0 = 0; i0 < rows; i0 += M) {
       const A* g[M];
       V a[M][2], da[M][2];
-      for (int i = 0; i < M; ++i) g[i] = i0 + i < rows ? grad + (i0 + i) * N : zeros;
+      for (int i = 0; i < M; ++i) g[i] = i0 + i < rows ? grad + (i0 + i) * ldg : zeros;
       std::memcpy(&a, q + i0 * width, sizeof(a));
       std::memcpy(&da, dq + i0 * width, sizeof(da));
       for (int64_t j = j0; j < j1; ++j) {
@@ -184,12 +184,12 @@ GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, in
     else                                                                                                               \
       panel_distances<A, Compare::kModulus>(D, q, rows, panel, n, gamma, out, ldo);                                    \
   }                                                                                                                    \
-  GNNACCEL_CLONES inline void gradients_of_slice(Compare kind, int64_t rows, int64_t N, const A* grad, const A* zeros, \
-                                                 const A* q, const A* n, A* dq, A* dn) {                               \
+  GNNACCEL_CLONES inline void gradients_of_slice(Compare kind, int64_t rows, int64_t N, const A* grad, int64_t ldg,     \
+                                                 const A* zeros, const A* q, const A* n, A* dq, A* dn) {               \
     if (kind == Compare::kL1)                                                                                          \
-      slice_gradients<A, Compare::kL1>(rows, N, grad, zeros, q, n, dq, dn);                                            \
+      slice_gradients<A, Compare::kL1>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                        \
     else                                                                                                               \
-      slice_gradients<A, Compare::kModulus>(rows, N, grad, zeros, q, n, dq, dn);                                       \
+      slice_gradients<A, Compare::kModulus>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                   \
   }                                                                                                                    \
   GNNACCEL_CLONES inline A score_of_pair(Compare kind, const A* q, const A* n, int64_t D, A gamma) {                   \
     const A sum = row_sum<A>(kind, q, n, D);                                                                           \
@@ -226,7 +226,7 @@ void slice_task(Compare kind, int64_t slice, int64_t S, int64_t N, int64_t D, co
   const auto back = [&](A* to, const A* from) { std::copy_n(from, count, to); };
   copy(S, q, sq, in);
   copy(N, n, sn, in);
-  gradients_of_slice(kind, S, N, grad, zeros, sq, sn, sdq, sdn);
+  gradients_of_slice(kind, S, N, grad, N, zeros, sq, sn, sdq, sdn);
   copy(S, dq, sdq, back);
   copy(N, dn, sdn, back);
 }
