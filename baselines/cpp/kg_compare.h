@@ -176,27 +176,27 @@ GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, in
   }
 }
 
-#define GNNACCEL_KG_COMPARE(A)                                                                                         \
-  GNNACCEL_CLONES inline void distances_of_panel(Compare kind, int64_t D, const A* q, int64_t rows, const A* panel,    \
-                                                 int64_t n, A gamma, A* out, int64_t ldo) {                            \
-    if (kind == Compare::kL1)                                                                                          \
-      panel_distances<A, Compare::kL1>(D, q, rows, panel, n, gamma, out, ldo);                                         \
-    else                                                                                                               \
-      panel_distances<A, Compare::kModulus>(D, q, rows, panel, n, gamma, out, ldo);                                    \
-  }                                                                                                                    \
-  GNNACCEL_CLONES inline void gradients_of_slice(Compare kind, int64_t rows, int64_t N, const A* grad, int64_t ldg,     \
-                                                 const A* zeros, const A* q, const A* n, A* dq, A* dn) {               \
-    if (kind == Compare::kL1)                                                                                          \
-      slice_gradients<A, Compare::kL1>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                        \
-    else                                                                                                               \
-      slice_gradients<A, Compare::kModulus>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                   \
-  }                                                                                                                    \
-  GNNACCEL_CLONES inline A score_of_pair(Compare kind, const A* q, const A* n, int64_t D, A gamma) {                   \
-    const A sum = row_sum<A>(kind, q, n, D);                                                                           \
-    return kind == Compare::kDot ? sum : gamma - (kind == Compare::kL2 ? std::sqrt(sum) : sum);                        \
-  }                                                                                                                    \
-  GNNACCEL_CLONES inline void gradients_of_pair(Compare kind, A g, const A* q, const A* n, int64_t D, A* dq, A* dn) {  \
-    row_gradients<A>(kind, g, q, n, D, dq, dn);                                                                        \
+#define GNNACCEL_KG_COMPARE(A)                                                                                        \
+  GNNACCEL_CLONES inline void distances_of_panel(Compare kind, int64_t D, const A* q, int64_t rows, const A* panel,   \
+                                                 int64_t n, A gamma, A* out, int64_t ldo) {                           \
+    if (kind == Compare::kL1)                                                                                         \
+      panel_distances<A, Compare::kL1>(D, q, rows, panel, n, gamma, out, ldo);                                        \
+    else                                                                                                              \
+      panel_distances<A, Compare::kModulus>(D, q, rows, panel, n, gamma, out, ldo);                                   \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline void gradients_of_slice(Compare kind, int64_t rows, int64_t N, const A* grad, int64_t ldg,   \
+                                                 const A* zeros, const A* q, const A* n, A* dq, A* dn) {              \
+    if (kind == Compare::kL1)                                                                                         \
+      slice_gradients<A, Compare::kL1>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                      \
+    else                                                                                                              \
+      slice_gradients<A, Compare::kModulus>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                 \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline A score_of_pair(Compare kind, const A* q, const A* n, int64_t D, A gamma) {                  \
+    const A sum = row_sum<A>(kind, q, n, D);                                                                          \
+    return kind == Compare::kDot ? sum : gamma - (kind == Compare::kL2 ? std::sqrt(sum) : sum);                       \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline void gradients_of_pair(Compare kind, A g, const A* q, const A* n, int64_t D, A* dq, A* dn) { \
+    row_gradients<A>(kind, g, q, n, D, dq, dn);                                                                       \
   }
 GNNACCEL_KG_COMPARE(float)
 GNNACCEL_KG_COMPARE(double)

@@ -67,8 +67,9 @@ struct Out {
 
 Tensor number(double value, ScalarType dtype) {
   Tensor out = empty({}, dtype);
-  dispatch_floating(dtype, "kg_loss",
-                    [&](auto tag) { *ptr<decltype(tag)>(out) = static_cast<decltype(tag)>(static_cast<float>(value)); });
+  dispatch_floating(dtype, "kg_loss", [&](auto tag) {
+    *ptr<decltype(tag)>(out) = static_cast<decltype(tag)>(static_cast<float>(value));
+  });
   if (dtype == ScalarType::Double) *ptr<double>(out) = value;
   return out;
 }
@@ -132,13 +133,13 @@ Gradients kg_loss_rows_cpu(const Tensor& e_in, const Tensor& r_in, const Tensor&
     const Exclusions exclusions(indptr, position, N);
     Scratch<A> made(op == Operation::kGiven ? 0 : B * D);
     const A* q = op == Operation::kGiven ? e.data : made.get();
-    if (op != Operation::kGiven)
-      parallel_chunks(B, kRowsOfTask, [&](int64_t begin, int64_t end) {
-        Scratch<A> memory(D);
-        for (int64_t b = begin; b < end; ++b)
-          make_query(op, D, e.data + b * D, r.data + b * width, memory.get(), made.get() + b * D);
-      });
-    LossCall<A> call(options, B, N, D, q, other.data, scale.data(), exclusions.excluded, nullptr);
+    const auto make = [&](int64_t begin, int64_t end) {
+      if (op == Operation::kGiven) return;
+      Scratch<A> memory(D);
+      for (int64_t b = begin; b < end; ++b)
+        make_query(op, D, e.data + b * D, r.data + b * width, memory.get(), made.get() + b * D);
+    };
+    LossCall<A> call(options, B, N, D, q, other.data, scale.data(), exclusions.excluded, nullptr, make);
     std::vector<LossChunk<A>> chunks;
     for (int64_t c = 0; c < C; ++c) chunks.push_back({c * (B / C), B / C, neg.data + c * N * D, dneg.data + c * N * D});
     call.run(chunks, de.data);
@@ -182,18 +183,19 @@ Gradients kg_loss_projected_cpu(const Tensor& q_in, const Tensor& other_in, cons
     for (const Group& group : groups) id.insert(id.end(), group.rows.begin(), group.rows.end());
     Scratch<A> rows(B * M), others(B * M), to_rows(grads ? B * M : 0), scaled(B);
     const auto from = [&](int64_t b) { return id[static_cast<size_t>(b)]; };
-    parallel_chunks(B, kRowsOfTask, [&](int64_t begin, int64_t end) {
+    const auto gather_rows = [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         std::copy_n(q.data + from(b) * M, M, rows.get() + b * M);
         std::copy_n(other.data + from(b) * M, M, others.get() + b * M);
         scaled.get()[b] = scale[static_cast<size_t>(from(b))];
       }
-    });
+    };
     if (grads) {
       zero(dneg.data, C * N * D);
       zero(dw.data, R * D * M);
     }
-    LossCall<A> call(options, B, N, M, rows.get(), others.get(), scaled.get(), exclusions.excluded, id.data());
+    LossCall<A> call(options, B, N, M, rows.get(), others.get(), scaled.get(), exclusions.excluded, id.data(),
+                     gather_rows);
     const int64_t count = static_cast<int64_t>(groups.size()), blocks = (N + kProjectedRows - 1) / kProjectedRows;
     const int64_t most = std::min(count, kProjectedGroups);
     Scratch<A> projected(most * N * M), made(grads ? most * N * M : 0);

@@ -1,5 +1,5 @@
-// Losses of query rows against candidates, gradients of the scores, and how queries are made: what `kg_loss` does a row.
-// Scores lie transposed, a candidate a row: lanes are queries, and every sum over candidates stays in its lane.
+// Losses of query rows against candidates, gradients of the scores, and how queries are made: what `kg_loss` does a
+// row. Scores lie transposed, a candidate a row: lanes are queries, and every sum over candidates stays in its lane.
 #pragma once
 
 #include "kg_compare.h"
@@ -60,7 +60,8 @@ struct GroupRows {
 };
 
 // Scores x [N], ld apart, of L rows: into their gradients, or for `roots` from distances into gradients / distance.
-// A negative distance is a near pair: what is left there is the gradient. -inf, or an infinite distance, is no candidate.
+// A negative distance is a near pair: what is left there is the gradient. -inf, or an infinite distance, is no
+// candidate.
 template <class A, Term term, bool weighted, bool roots>
 GNNACCEL_INLINE void group_losses(int64_t N, int64_t ld, A gamma, A temperature, bool grads, A* x, GroupRows<A>& rows) {
   using W = Wide<A>;
@@ -140,10 +141,10 @@ GNNACCEL_INLINE void group_losses(int64_t N, int64_t ld, A gamma, A temperature,
 template <class A>
 GNNACCEL_INLINE void any_losses(Term term, bool weighted, bool roots, int64_t N, int64_t ld, A gamma, A temperature,
                                 bool grads, A* x, GroupRows<A>& rows) {
-#define GNNACCEL_LOSSES(kind, relative)                                                       \
-  if (roots)                                                                                  \
-    group_losses<A, kind, relative, true>(N, ld, gamma, temperature, grads, x, rows);         \
-  else                                                                                        \
+#define GNNACCEL_LOSSES(kind, relative)                                               \
+  if (roots)                                                                          \
+    group_losses<A, kind, relative, true>(N, ld, gamma, temperature, grads, x, rows); \
+  else                                                                                \
     group_losses<A, kind, relative, false>(N, ld, gamma, temperature, grads, x, rows);
   if (term == Term::kExponential) {
     GNNACCEL_LOSSES(Term::kExponential, false)
@@ -196,6 +197,19 @@ GNNACCEL_INLINE bool roots_of_products(int64_t rows, int64_t width, int64_t ld, 
   for (int64_t l = 0; l < W::L; ++l)
     if (any[l] != 0) return true;
   return false;
+}
+
+// Columns of rows that are ld apart, less those of `centre` if there is one, as a panel [rows][nr].
+template <class A>
+GNNACCEL_INLINE void pack_less_centre(const A* from, int64_t ld, int64_t rows, int64_t n, int64_t nr, const A* centre,
+                                      A* to) {
+  for (int64_t k = 0; k < rows; ++k, from += ld, to += nr) {
+    if (centre)
+      for (int64_t j = 0; j < n; ++j) to[j] = from[j] - centre[j];
+    else
+      for (int64_t j = 0; j < n; ++j) to[j] = from[j];
+    for (int64_t j = n; j < nr; ++j) to[j] = A(0);
+  }
 }
 
 // How queries are made of entity rows e and relation rows r; the second of a pair is that of heads.
@@ -339,6 +353,13 @@ GNNACCEL_INLINE void query_row_gradients(Operation op, int64_t D, const A* e, co
   GNNACCEL_CLONES inline bool roots_of_tile(int64_t rows, int64_t width, int64_t ld, const A* n_norm, const A* q_norm, \
                                             A* x) {                                                                    \
     return roots_of_products<A>(rows, width, ld, n_norm, q_norm, x);                                                   \
+  }                                                                                                                    \
+  GNNACCEL_CLONES inline void pack_columns_of(const A* from, int64_t ld, int64_t rows, int64_t n, int64_t nr,          \
+                                              const A* centre, A* to) {                                                \
+    if (n == 48 && nr == 48)                                                                                           \
+      pack_less_centre<A>(from, ld, rows, 48, 48, centre, to);                                                         \
+    else                                                                                                               \
+      pack_less_centre<A>(from, ld, rows, n, nr, centre, to);                                                          \
   }                                                                                                                    \
   GNNACCEL_CLONES inline void make_query(Operation op, int64_t D, const A* e, const A* r, A* memory, A* q) {           \
     query_row<A>(op, D, e, r, memory, q);                                                                              \

@@ -1,5 +1,5 @@
-// `kg_loss` over waves of rows: scores of a wave, losses of its rows, gradients of its queries and candidates. Tasks own
-// what they write and follow from the shapes alone, so the number of threads changes no bit.
+// `kg_loss` over waves of rows: scores of a wave, losses of its rows, gradients of its queries and candidates. Tasks
+// own what they write and follow from the shapes alone, so the number of threads changes no bit.
 #pragma once
 
 #include <optional>
@@ -32,16 +32,19 @@ struct Excluded {
 template <class A>
 class LossCall {
   static constexpr int64_t L = Wide<A>::L;
-  static constexpr int64_t kScores = int64_t{6} << 20;  // of a wave, with its packed rows
-  static constexpr int64_t kMostRows = 256;             // of a chunk in a wave
+  static constexpr int64_t kScores = int64_t{6} << 20;                   // of a wave, with its packed rows
+  static constexpr int64_t kMostRows = 256;                              // of a chunk in a wave
   static constexpr int64_t kCandidates = 64, kRows = 128, kSlice = 256;  // of a task
 
  public:
-  // q, other [B, D]; scale [B] multiplies losses; id [B]: the row's number for `excluded`, or null.
+  // q, other [B, D]; scale [B] multiplies losses; id [B]: the row's number for `excluded`, or null. make(begin, end)
+  // makes those queries.
+  template <class Make>
   LossCall(const LossOptions& o, int64_t B, int64_t N, int64_t D, const A* q, const A* other, const A* scale,
-           const Excluded& excluded, const int64_t* id)
+           const Excluded& excluded, const int64_t* id, const Make& make)
       : o_(o), B_(B), N_(N), D_(D), q_(q), scale_(scale), excluded_(excluded), id_(id), x_pos_(B), g_pos_(B), loss_(B) {
     parallel_chunks(B, kPairs, [&](int64_t begin, int64_t end) {
+      make(begin, end);
       for (int64_t b = begin; b < end; ++b)
         x_pos_.get()[b] = score_of_pair(o.kind, q + b * D, other + b * D, D, static_cast<A>(o.gamma));
     });
@@ -82,7 +85,7 @@ class LossCall {
   const A* g_pos() const { return g_pos_.get(); }
 
  private:
-  static constexpr int64_t kPairs = 64;
+  static constexpr int64_t kPairs = 16;
 
   // Rows of a chunk in a wave, and what is made for them.
   struct Part {
@@ -159,11 +162,14 @@ class LossCall {
       if (any) each(tasks([&](const Part&) { return blocks; }), [&](const Task& t) { take_near(at(t.part), t.a); });
       std::vector<Task> all;
       for (int64_t i = 0; i < parts; ++i) {
-        const int64_t rows = query_rows(at(i));
+        const int64_t rows = query_rows(at(i), parts);
         for (int64_t r = 0; r < at(i).rows; r += rows)
           for (int64_t p = 0; p < columns; ++p) all.push_back({i, r, p});
       }
-      each(all, [&](const Task& t) { query_gradients(at(t.part), t.a, t.b); });
+      each(all, [&](const Task& t) {
+        Part& p = at(t.part);
+        query_gradients(p, t.a, std::min(query_rows(p, parts), p.rows - t.a), t.b);
+      });
       each(tasks([&](const Part&) { return blocks; }), [&](const Task& t) { candidate_gradients(at(t.part), t.a); });
     } else {
       const std::vector<A> zeros(static_cast<size_t>(kMostRows), A(0));
@@ -195,13 +201,10 @@ class LossCall {
     pack_panel_transposed(from, D_, D_, rows, 0, nr, p.left.get() + i * nr * D_);
   }
 
-  // A panel of columns of `rows` rows, less their centre.
+  // A panel of columns of `rows` rows.
   void pack_columns(const Part& p, const A* from, int64_t rows, int64_t column, A* to) const {
     const int64_t nr = tile_set<A>().nr, n = std::min(nr, D_ - column * nr);
-    pack_panel(from, D_, rows, D_, column, nr, to);
-    if (!roots()) return;
-    const A* centre = p.centre.get() + column * nr;
-    for (int64_t k = 0; k < rows; ++k) add_scaled(A(-1), centre, n, to + k * nr);
+    pack_columns_of(from + column * nr, D_, rows, n, nr, roots() ? p.centre.get() + column * nr : nullptr, to);
   }
   void pack_right(Part& p, int64_t column) const {
     pack_columns(p, q_of(p), p.rows, column, p.right.get() + column * p.rows * tile_set<A>().nr);
@@ -306,14 +309,14 @@ class LossCall {
     }
   }
 
-  int64_t query_rows(const Part& p) const {
-    return std::min(kRows, round_up((p.rows + 1) / 2, std::max(L, tile_set<A>().mr)));
+  // Of a task; few parts are cut, that there be tasks enough.
+  static int64_t query_rows(const Part& p, int64_t parts) {
+    return parts >= 4 ? p.rows : std::min(kRows, round_up((p.rows + 1) / 2, std::max(L, tile_set<A>().mr)));
   }
 
-  // A panel of columns of dq, of query_rows rows.
-  void query_gradients(Part& p, int64_t first, int64_t column) const {
+  // A panel of columns of dq, rows [first, first + rows) of the part.
+  void query_gradients(Part& p, int64_t first, int64_t rows, int64_t column) const {
     const int64_t nr = tile_set<A>().nr, mr = tile_set<A>().mr, k0 = column * nr, n = std::min(nr, D_ - k0);
-    const int64_t rows = std::min(query_rows(p), p.rows - first);
     A* out = dq_ + (p.chunk.row + p.first + first) * D_ + k0;
     if (N_ == 0)
       for (int64_t i = 0; i < rows; ++i) std::fill_n(out + i * D_, n, A(0));
@@ -321,8 +324,8 @@ class LossCall {
     for (int64_t n0 = 0; n0 < N_; n0 += kDepth) {
       const int64_t depth = std::min(kDepth, N_ - n0);
       pack_columns(p, p.chunk.n + n0 * D_, depth, column, packed.get());
-      gemm_panels<A>(rows, Left<A>{p.x + n0 * p.ld + first, 1, p.ld, mr}, Packed<A>{packed.get(), depth, n, 0, nr}, 0, 1,
-                     out, D_, {n0 > 0 ? out : nullptr, D_, false});
+      gemm_panels<A>(rows, Left<A>{p.x + n0 * p.ld + first, 1, p.ld, mr}, Packed<A>{packed.get(), depth, n, 0, nr}, 0,
+                     1, out, D_, {n0 > 0 ? out : nullptr, D_, false});
     }
     if (!roots()) return;
     for (int64_t i = 0; i < rows; ++i) {

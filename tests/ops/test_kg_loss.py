@@ -8,9 +8,10 @@ from gnnaccel.baselines.reference.kg_loss import kg_loss as reference_loss
 from gnnaccel.baselines.reference.kg_loss import row_loss
 from gnnaccel.baselines.reference.kg_score import kg_score, kg_score_negatives
 from gnnaccel.ops._kg_loss import LOSSES
+from gnnaccel.ops._library import HAS_CPP
 from gnnaccel.ops.kg_loss import kg_loss_grads
 from gnnaccel.ops.kg_score import MODELS
-from tests.harness import INTERPRET, Case, check_op, threads
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
 
 M = 3  # TransR's width of relations
 WEIGHTED = ("logsigmoid", "hinge", "pairwise_hinge", "pairwise_logistic")
@@ -330,11 +331,62 @@ def test_errors(change, error, match):
         ga.kg_loss(**{"model": "distmult", "h": H, "r": R, "t": T, "neg": NEG, **change})
 
 
-@pytest.mark.skipif(INTERPRET, reason="about the CPU extension")
-def test_threads():
-    args = make("transe_l2", "logsigmoid", 2, 70, 90, 20, temperature=1.0)(torch.Generator().manual_seed(0))
+def results(args, loss, temperature=None, exclude=None):
+    args = {
+        k: v for k, v in args.items() if k not in ("loss", "adversarial_temperature", "margin", "indptr", "position")
+    }
+    return kg_loss_grads(**args, loss=loss, adversarial_temperature=temperature, exclude=exclude)
+
+
+def fallback_and_threads(args, loss, temperature=None, exclude=None):
+    """The extension against the fallback, and its bits on one to three threads."""
+    with served_by("CompositeExplicitAutograd"):
+        want = results(args, loss, temperature, exclude)
     runs = []
     for n in (1, 2, 3):
         with threads(n):
-            runs.append(kg_loss_grads(**{k: v for k, v in args.items() if k not in ("indptr", "position")}))
+            runs.append(results(args, loss, temperature, exclude))
+    for a, b in zip(runs[0], want, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1e-3))
     assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
+cpu_only = pytest.mark.skipif(not HAS_CPP or INTERPRET or DEVICE != "cpu", reason="about the CPU extension")
+
+
+@cpu_only
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("shape", [(2, 45, 150, 70, 40), (1, 300, 140, 34, 2), (3, 130, 7, 34, 300)])
+def test_sizes_that_cross_blocks(model, shape):
+    """Blocks of candidates and rows, slices, panels, batches of relations."""
+    C, S, N, D, R = shape
+    D = min(D, 40) if model in ("rescal", "transr") else D
+    gen = torch.Generator().manual_seed(0)
+    args = make(model, "bce", C, S, N, D, "head", table=R, weight=True)(gen)
+    exclude = exclusions(gen, C * S, N)
+    fallback_and_threads(args, "logsigmoid", 0.5, exclude)
+    fallback_and_threads(args, "softmax")
+
+
+@cpu_only
+@pytest.mark.parametrize("model", ["distmult", "transe_l1"])
+def test_waves(model):
+    """More scores than exist at a time."""
+    gen = torch.Generator().manual_seed(0)
+    args = make(model, "bce", 1, 130, 60_000, 2, shared=True)(gen)
+    fallback_and_threads(args, "softmax")
+
+
+@cpu_only
+@pytest.mark.parametrize("loss", ["hinge", "softmax"])
+def test_near_candidates(loss):
+    """Distances that norms do not give: formed pair by pair, among others and alone."""
+    gen = torch.Generator().manual_seed(0)
+    args = make("transe_l2", "bce", 1, 40, 90, 32, shared=True)(gen)
+    args["neg"][:40] = args["h"] + args["r"] + 1e-5 * rows(gen, 40, 32)
+    args["neg"][40:45] = (args["h"] + args["r"])[:5]
+    fallback_and_threads(args, loss)
+    args["neg"] += 300.0
+    args["h"] += 300.0
+    args["t"] += 300.0
+    fallback_and_threads(args, loss)
