@@ -2,17 +2,31 @@
 
 from gnnaccel.graph.batch import Hop, Sampling, TemporalBatch, build_batch
 from gnnaccel.graph.block import Block, temporal_sample, temporal_sample_hops
+from gnnaccel.graph.partition import (
+    LocalityOrder,
+    PartitionBook,
+    RelationPartition,
+    locality_order,
+    metis_partition,
+    relation_partition,
+)
 from gnnaccel.graph.semantics import TimeSemantics
 from gnnaccel.graph.temporal import TemporalGraph
 
 __all__ = [
     "Block",
     "Hop",
+    "LocalityOrder",
+    "PartitionBook",
+    "RelationPartition",
     "Sampling",
     "TemporalBatch",
     "TemporalGraph",
     "TimeSemantics",
     "build_batch",
+    "locality_order",
+    "metis_partition",
+    "relation_partition",
     "temporal_sample",
     "temporal_sample_hops",
 ]
