@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -297,16 +296,14 @@ def _emit(
     if to is not None and as_json:
         raise ValueError("--out writes TSV and --json prints: give only one of them")
     if to is not None:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        temporary, count = to.with_name(f".{to.name}.{os.getpid()}.tmp"), 0
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-                file.write("\t".join(columns) + "\n")
-                for count, line in enumerate(lines, 1):  # noqa: B007
-                    file.write("\t".join(f"{x:.6g}" if isinstance(x, float) else str(x) for x in line) + "\n")
-            os.replace(temporary, to)
-        finally:
-            temporary.unlink(missing_ok=True)
+        from gnnaccel.train.checkpoint import whole_file
+
+        count = 0
+        with whole_file(to) as file:
+            file.write(("\t".join(columns) + "\n").encode())
+            for count, line in enumerate(lines, 1):  # noqa: B007
+                words = (f"{x:.6g}" if isinstance(x, float) else str(x) for x in line)
+                file.write(("\t".join(words) + "\n").encode())
         err.print(f"{count:,} lines in {to}", highlight=False)
         return
     if as_json:
