@@ -1,0 +1,90 @@
+"""What the end-to-end runs on knowledge graphs share: graph, embedding tables, the command of each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from gnnaccel.baselines.peers.kg_train import Tables
+from gnnaccel.bench import harness, results
+from gnnaccel.bench.harness import Row, Runner, Settings
+
+if TYPE_CHECKING:
+    from gnnaccel.data.kg import KnowledgeGraph
+
+MODELS = ("transe_l1", "transe_l2", "distmult", "complex", "rotate")
+MORE = ("rescal", "transr", "simple")
+DIM, GAMMA = 400, 12.0
+FB15K237 = "synthetic-kg:entities=14541,relations=237,triples=310116"  # its size, where the set itself is not there
+SMALL = "synthetic-kg:entities=120,relations=8,triples=700"
+
+
+def load_graph(settings: Settings) -> KnowledgeGraph:
+    """The graph of `--data`, or a synthetic one of the size of FB15k-237."""
+    from gnnaccel.data.kg import load
+
+    return load(settings.data or (SMALL if settings.correctness_only else FB15K237))
+
+
+def make_tables(model: str, entities: int, relations: int, dim: int, seed: int) -> Tables:
+    """Uniform in +-(gamma + 2) / dim, as DGL-KE begins; phases over the circle."""
+    gen = torch.Generator().manual_seed(seed)
+
+    def uniform(bound: float, *shape: int) -> torch.Tensor:
+        return torch.empty(shape).uniform_(-bound, bound, generator=gen)
+
+    bound, width = (GAMMA + 2) / dim, {"rotate": dim // 2, "rescal": dim * dim}.get(model, dim)
+    return Tables(
+        uniform(bound, entities, dim),
+        uniform(math.pi if model == "rotate" else bound, relations, width),
+        uniform(bound, relations, dim, dim) if model == "transr" else None,
+    )
+
+
+def chosen(text: str, known: Sequence[str], option: str) -> tuple[str, ...]:
+    """The names of an option with commas in it."""
+    names = tuple(dict.fromkeys(n.strip() for n in text.split(",") if n.strip()))
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{option} must be among {', '.join(known)}, got {name!r}")
+    return names
+
+
+Data = Annotated[str, typer.Option(help="A knowledge graph, path or name; by default synthetic, of FB15k-237's size.")]
+Models = Annotated[str, typer.Option(help=f"Models, with commas: {', '.join(MODELS + MORE)}.")]
+Peers = Annotated[str, typer.Option(help="Peers to run, with commas; all by default.")]
+Dim = Annotated[int, typer.Option(help="Width of an entity's row, even.", min=2)]
+Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's default.", min=0)]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the rows here, and as CSV beside it.")]
+
+
+def report(measure: Callable[[Runner], Iterator[Row]], settings: Settings, threads: int, json_file: Path | None) -> None:
+    """Run `measure`, say each row as it comes, show and write them; exit code 1 if one is wrong."""
+    from gnnaccel.data.kg import TripleError
+
+    console, progress, rows = Console(), Console(stderr=True), []
+    if not console.is_terminal:
+        console = Console(width=120)
+    with harness.cpu_threads(threads or None):
+        runner = Runner(settings)
+        runner.rates_now()
+        try:
+            for row in measure(runner):
+                time = "" if row.p50_ms is None else f"{row.p50_ms:.1f} ms"
+                progress.print(row.case, row.provider, row.gate, time, row.detail, highlight=False, markup=False)
+                rows.append(row)
+        except TripleError as error:
+            raise typer.BadParameter(str(error)) from None
+        document = runner.document(rows)
+    results.show(rows, console)
+    if json_file is not None:
+        table = results.write(document, json_file)
+        console.print(f"wrote {json_file} and {table}", highlight=False)
+    if any(row.gate in ("red", "error") for row in rows):
+        raise typer.Exit(1)

@@ -1,0 +1,389 @@
+"""End to end: a training step of knowledge-graph embeddings, ours against plain PyTorch, torch.compile and PyKEEN.
+
+    gnnaccel bench kg-train --threads 2 --data fb15k-237 --json bench/results/cpu-2t/kg-train.json
+    python -m gnnaccel.bench.kg_train --models rotate --peers torch,torch.compile
+
+A step samples, gathers, scores, takes the loss and its gradients, and updates the touched rows by row-wise Adagrad: 1,024
+triples in chunks of 256 that share 256 negatives, heads and tails in turn, DGL-KE's logsigmoid loss. First all contenders take
+the same steps from the same tables, and loss and tables must agree with float64. Then they take turns, each with its own
+sampling, and the ratio is taken turn by turn. Of several ways to write the scores in PyTorch (`forms`), the fastest races.
+PyKEEN knows no shared negatives: 256 a triple, in its own training loop; only its loss can be compared.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import torch
+import typer
+from torch import Tensor
+
+from gnnaccel.baselines.peers.kg_train import Batch, Tables, TorchStep, forms
+from gnnaccel.bench import _kg
+from gnnaccel.bench.device import no_gc, peak_extra_bytes, percentiles
+from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
+
+if TYPE_CHECKING:
+    from gnnaccel.data.kg import KnowledgeGraph
+
+PEERS = ("torch", "torch by chunk", "torch.compile", "pykeen")
+LEARNING_RATE = 0.1
+STEPS = 4  # of the gate
+SIDES = ("tail", "head")
+
+
+@dataclass(frozen=True)
+class Size:
+    batch: int = 1024
+    chunk: int = 256
+    negatives: int = 256
+    dim: int = _kg.DIM
+
+
+class Contender(Protocol):
+    """One library's tables and step."""
+
+    tables: Tables
+    seconds: dict[str, float]
+
+    def sample(self, i: int) -> Any: ...
+    def step(self, batch: Any) -> float: ...
+
+
+def fixed_batch(kg: KnowledgeGraph, size: Size, i: int, seed: int) -> Batch:
+    """Batch `i` of the gate, the same for every contender."""
+    gen = torch.Generator().manual_seed(seed + i)
+    at = torch.randint(len(kg.train), (size.batch,), generator=gen)
+    negative = torch.randint(kg.num_entities, (size.batch // size.chunk, size.negatives), generator=gen)
+    return Batch(kg.train.head[at], kg.train.relation[at], kg.train.tail[at], negative, SIDES[i % 2])
+
+
+class TorchContender(TorchStep):
+    """Plain PyTorch with its own draws: the epoch's order made ahead, negatives by randint."""
+
+    def __init__(self, kg: KnowledgeGraph, size: Size, model: str, tables: Tables, **options: Any) -> None:
+        super().__init__(model, tables, gamma=_kg.GAMMA, lr=LEARNING_RATE, **options)
+        self.kg, self.size = kg, size
+        self.order = torch.randperm(len(kg.train))
+
+    def sample(self, i: int) -> Batch:
+        start = time.perf_counter()
+        n = self.size.batch
+        low = i % max(1, len(self.order) // n) * n
+        at, train = self.order[low : low + n], self.kg.train
+        negative = torch.randint(self.kg.num_entities, (n // self.size.chunk, self.size.negatives))
+        batch = Batch(train.head[at], train.relation[at], train.tail[at], negative, SIDES[i % 2])
+        self.seconds["sample"] = self.seconds.get("sample", 0.0) + time.perf_counter() - start
+        return batch
+
+
+class OurContender:
+    """gnnaccel's sampler, `kg_loss` with its gradients, `sparse_adagrad_`."""
+
+    def __init__(self, kg: KnowledgeGraph, size: Size, model: str, tables: Tables) -> None:
+        from gnnaccel.data.kg import ChunkedNegatives, TripleBatches
+
+        self.kg, self.model, self.tables = kg, model, tables
+        self.batches = TripleBatches(kg.train, size.batch)
+        self.negatives = ChunkedNegatives(kg.num_entities, negatives=size.negatives, chunk=size.chunk)
+        self.states = [None if x is None else x.new_zeros(len(x)) for x in tables]
+        self.seconds = {"sample": 0.0, "gather": 0.0, "loss": 0.0, "update": 0.0}
+
+    def sample(self, i: int) -> Batch:
+        start = time.perf_counter()
+        whole = max(1, self.batches.count // self.batches.batch_size)
+        at, train, side = self.batches.batch(0, i % whole), self.kg.train, SIDES[i % 2]
+        h, r, t = train.head[at], train.relation[at], train.tail[at]
+        batch = Batch(h, r, t, self.negatives.draw(h, r, t, side, 0, i).ids, side)
+        self.seconds["sample"] += time.perf_counter() - start
+        return batch
+
+    def step(self, batch: Batch) -> float:
+        from gnnaccel.ops.gather_rows import gather_rows
+        from gnnaccel.ops.kg_loss import kg_loss_grads
+        from gnnaccel.ops.sparse_adagrad import sparse_adagrad_
+
+        start = time.perf_counter()
+        entity, relation, projection = self.tables
+        state, relation_state, projection_state = self.states
+        ids = [batch.head, batch.tail, batch.negative.view(-1)]
+        h, t, neg = (gather_rows(entity, i) for i in ids)
+        neg = neg.view(*batch.negative.shape, -1)
+        by_relation = self.model in ("rescal", "transr")
+        r = relation if by_relation else gather_rows(relation, batch.relation)
+        gathered = time.perf_counter()
+        loss, dh, dr, dt, dneg, *dp = kg_loss_grads(
+            self.model,
+            h,
+            r,
+            t,
+            neg,
+            batch.side,
+            gamma=_kg.GAMMA,
+            relation=batch.relation if by_relation else None,
+            projection=projection,
+        )
+        graded = time.perf_counter()
+        sparse_adagrad_(entity, state, ids, [dh, dt, dneg.view(len(ids[2]), -1)], LEARNING_RATE)
+        if by_relation:
+            rows = batch.relation.unique()
+            sparse_adagrad_(relation, relation_state, rows, dr[rows], LEARNING_RATE)
+            if projection is not None:
+                flat = projection.view(len(projection), -1)
+                sparse_adagrad_(flat, projection_state, rows, dp[0].view_as(flat)[rows], LEARNING_RATE)
+        else:
+            sparse_adagrad_(relation, relation_state, batch.relation, dr, LEARNING_RATE)
+        done = time.perf_counter()
+        for stage, seconds in (("gather", gathered - start), ("loss", graded - gathered), ("update", done - graded)):
+            self.seconds[stage] += seconds
+        return float(loss)
+
+
+class PyKEENContender:
+    def __init__(self, kg: KnowledgeGraph, size: Size, model: str, tables: Tables) -> None:
+        from gnnaccel.baselines.peers.kg_pykeen import PyKEEN
+
+        self.tables, self.seconds = tables, {}
+        self.peer = PyKEEN(
+            model,
+            tables,
+            kg.train.tensor(),
+            gamma=_kg.GAMMA,
+            lr=LEARNING_RATE,
+            batch_size=size.batch,
+            negatives=size.negatives,
+        )
+
+    def sample(self, i: int) -> None:
+        return None
+
+    def step(self, batch: None) -> float:
+        return self.peer.step()
+
+
+# --- gate -----------------------------------------------------------------------------------------------------------------
+
+
+def distance(got: Tensor, want: Tensor, start: Tensor) -> float:
+    """How far apart two tables are, as a fraction of the way that they went.
+
+    A norm over the table, since single rows do differ: L1's gradient changes its sign with the last bit of a coordinate, and
+    Adagrad makes a whole step of a row's first gradient, even where that is what rounding left of a sum of 0.
+    """
+    moved = (want - start.double()).norm()
+    return float((got.double() - want).norm() / moved.clamp_min(1e-30))
+
+
+def gate(contender: Contender, oracle: tuple[list[float], Tables], start: Tables, batches: list[Batch]) -> str:
+    """What is wrong with a contender after the same steps as the float64 oracle; empty if nothing is."""
+    losses, tables = oracle
+    for i, batch in enumerate(batches):
+        loss = contender.step(batch)
+        # later losses are of tables on which a bit may have told, see `distance`
+        allowed = (1e-3 if i else 1e-5) * max(1.0, abs(losses[i]))
+        if not abs(loss - losses[i]) <= allowed:  # also catches NaN
+            return f"step {i + 1}: loss {loss:.7g}, expected {losses[i]:.7g}"
+    for name, got, want, first in zip(Tables._fields, contender.tables, tables, start, strict=True):
+        if got is not None and want is not None and first is not None:
+            if not (error := distance(got, want, first)) <= 1e-2:
+                return f"the {name} table is off by {error:.1e} of its way"
+    return ""
+
+
+def gate_pykeen(peer: Any, start: Tables, batch: Batch) -> str:
+    want, got = peer.expected(start.copy(torch.float64), batch, _kg.GAMMA), peer.loss(batch)
+    return "" if abs(got - want) <= 1e-5 * max(1.0, abs(want)) else f"loss {got:.7g}, expected {want:.7g}"
+
+
+def run_oracle(model: str, start: Tables, batches: list[Batch]) -> tuple[list[float], Tables]:
+    """Losses and tables of the same steps in float64, without products for distances."""
+    form = "broadcast" if model in ("transe_l1", "transe_l2", "rotate", "transr") else "product"
+    tables = start.copy(torch.float64)
+    made = TorchStep(model, tables, gamma=_kg.GAMMA, lr=LEARNING_RATE, form=form, by_chunk=True)
+    return [made.step(batch) for batch in batches], tables
+
+
+# --- race -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Lap:
+    """Seconds a step of one contender, by turn."""
+
+    inner: int
+    seconds: dict[int, float] = field(default_factory=dict)
+    spent: float = 0.0
+    steps: int = 0
+    loss: float = 0.0
+
+
+def race(
+    contenders: Mapping[str, Contender],
+    budget: float,
+    min_turns: int = 3,
+    max_turns: int = 200,
+    now: Callable[[], float] = time.perf_counter,
+) -> dict[str, Lap]:
+    """Let all take turns, an even number of steps each, until each has spent its budget; ours takes part in every turn."""
+    laps = {}
+    for name, contender in contenders.items():
+        start = now()
+        for i in range(2):
+            contender.step(contender.sample(i))
+        pair = now() - start
+        laps[name] = Lap(1 if name == "pykeen" else 2 * max(1, min(8, round(0.05 / max(pair, 1e-6)))))
+        contender.seconds.update(dict.fromkeys(contender.seconds, 0.0))
+    with no_gc():
+        for turn in range(max_turns):
+            waiting = [n for n, lap in laps.items() if len(lap.seconds) < min_turns or lap.spent < budget]
+            if not [n for n in waiting if n != "gnnaccel"] and (len(laps) > 1 or not waiting):
+                break
+            order = [n for n in laps if n in waiting or n == "gnnaccel"]
+            shift = turn % len(order)
+            for name in order[shift:] + order[:shift]:
+                lap, contender = laps[name], contenders[name]
+                start = now()
+                for _ in range(lap.inner):
+                    # the loss is read back after every step, as a trainer does
+                    lap.loss = contender.step(contender.sample(lap.steps))
+                    lap.steps += 1
+                lap.seconds[turn] = (now() - start) / lap.inner
+                lap.spent += lap.seconds[turn] * lap.inner
+    return laps
+
+
+def fastest_form(build: Callable[[str], Contender], names: tuple[str, ...]) -> str:
+    """Of several ways to write a contender, the one with the best time of three pairs of steps."""
+    seconds = {}
+    for name in names if len(names) > 1 else ():
+        contender, times = build(name), []
+        for pair in range(4):
+            start = time.perf_counter()
+            for i in range(2):
+                contender.step(contender.sample(2 * pair + i))
+            times.append(time.perf_counter() - start)
+        seconds[name] = min(times[1:])  # the first compiles
+    return min(names, key=lambda name: seconds.get(name, 0.0))
+
+
+# --- rows -----------------------------------------------------------------------------------------------------------------
+
+
+def make_contender(
+    name: str, kg: KnowledgeGraph, size: Size, model: str, start: Tables, fast: bool
+) -> tuple[Contender, str]:
+    """A contender on its own copy of the tables, and how it is written."""
+    if name == "gnnaccel":
+        return OurContender(kg, size, model, start.copy()), ""
+    if name == "pykeen":
+        return PyKEENContender(kg, size, model, start.copy()), ""
+    # inductor takes seconds to compile what the gate runs for microseconds
+    backend = None if name != "torch.compile" else "inductor" if fast else "aot_eager"
+    options = {"backend": backend, "by_chunk": name == "torch by chunk"}
+
+    def build(form: str) -> TorchContender:
+        return TorchContender(kg, size, model, start.copy(), form=form, **options)
+
+    names = forms(model, backend is not None)
+    form = fastest_form(build, names) if fast else names[0]
+    return build(form), form
+
+
+def measure(
+    runner: Runner,
+    models: tuple[str, ...] = _kg.MODELS,
+    peers: tuple[str, ...] = PEERS,
+    size: Size | None = None,
+) -> Iterator[Row]:
+    """Rows of a run: for each model, ours and the peers."""
+    from gnnaccel.train.allocator import keep_freed_memory
+
+    settings = runner.settings
+    keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
+    kg = _kg.load_graph(settings)
+    size = size or (Size(24, 8, 6, 8) if settings.correctness_only else Size())
+    for model in models:
+        # compiled code of earlier models counts against the number of times that one function is compiled
+        torch._dynamo.reset()
+        yield from _model(settings, kg, size, model, peers)
+
+
+def _model(
+    settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers: tuple[str, ...]
+) -> Iterator[Row]:
+    case, threads, only_gate = f"{kg.name}_{model}", torch.get_num_threads(), settings.correctness_only
+    start = _kg.make_tables(model, kg.num_entities, kg.num_relations, size.dim, settings.seed)
+    batches = [fixed_batch(kg, size, i, settings.seed) for i in range(STEPS)]
+    oracle = run_oracle(model, start, batches)
+    rows: dict[str, Row] = {}
+    contenders: dict[str, Contender] = {}
+    for name in ("gnnaccel", *peers):
+        if name == "torch by chunk" and model not in ("rotate", "transr"):
+            continue  # the others have nothing large in between
+        row = rows[name] = Row("kg-train", case, "gate" if only_gate else "step", name, name == "gnnaccel", "ok")
+        row.threads = threads
+        try:
+            contender, form = make_contender(name, kg, size, model, start, not only_gate)
+            if isinstance(contender, PyKEENContender):
+                problem = gate_pykeen(contender.peer, start, batches[0])
+            else:
+                problem = gate(contender, oracle, start, batches)
+        except Exception as error:  # a peer may fail in any way; the table says how
+            text = f"{type(error).__name__}: {error}".splitlines()[0]
+            row.gate = "error" if row.ours else "missing"
+            row.detail = text[:200]
+            continue
+        if problem:
+            row.gate, row.detail = "red", problem
+            continue
+        contenders[name] = contender
+        row.extra = {"form": form} if form else {}
+    if not only_gate and "gnnaccel" in contenders:
+        turns = 2 if settings.quick else 3
+        laps = race(contenders, 5 * settings.budget, turns)
+        for name, lap in laps.items():
+            _fill(rows[name], lap, laps["gnnaccel"], contenders[name])
+            rows[name].peak_bytes = peak_extra_bytes(
+                lambda c=contenders[name]: c.step(c.sample(0)), settings.device
+            )
+    yield from rows.values()
+
+
+def _fill(row: Row, lap: Lap, mine: Lap, contender: Contender) -> None:
+    row.p20_ms, row.p50_ms, row.p80_ms = (1e3 * s for s in percentiles(list(lap.seconds.values())))
+    row.rounds, row.inner = len(lap.seconds), lap.inner
+    if not row.ours:
+        ratios = [seconds / mine.seconds[turn] for turn, seconds in lap.seconds.items()]
+        row.ratio_p20, row.ratio, row.ratio_p80 = percentiles(ratios)
+    row.extra |= {
+        "batches": lap.steps,
+        "total_s": lap.spent,
+        "mean_ms": 1e3 * lap.spent / lap.steps,
+        "loss_last": lap.loss,
+        "stages_ms": {stage: 1e3 * s / lap.steps for stage, s in contender.seconds.items()},
+    }
+
+
+register_end_to_end(EndToEnd("kg-train", measure))
+
+
+def main(
+    data: _kg.Data = "",
+    models: _kg.Models = ",".join(_kg.MODELS),
+    peers: _kg.Peers = ",".join(PEERS),
+    dim: _kg.Dim = _kg.DIM,
+    threads: _kg.Threads = 0,
+    budget: Annotated[float, typer.Option(help="Seconds of steps for each contender of each model.", min=0)] = 10.0,
+    json_file: _kg.Json = None,
+) -> None:
+    """Race training steps on a knowledge graph against plain PyTorch, torch.compile and PyKEEN."""
+    which, others = _kg.chosen(models, _kg.MODELS + _kg.MORE, "--models"), _kg.chosen(peers, PEERS, "--peers")
+    settings = Settings(data=data or None, budget=budget / 5)
+    _kg.report(lambda runner: measure(runner, which, others, Size(dim=dim)), settings, threads, json_file)
+
+
+if __name__ == "__main__":
+    typer.run(main)
