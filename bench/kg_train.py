@@ -81,65 +81,56 @@ class TorchContender(TorchStep):
 
 
 class OurContender:
-    """gnnaccel's sampler, `kg_loss` with its gradients, `sparse_adagrad_`."""
+    """The trainer's own schedule and step."""
 
     def __init__(self, kg: KnowledgeGraph, size: Size, model: str, tables: Tables) -> None:
-        from gnnaccel.data.kg import ChunkedNegatives, TripleBatches
+        from gnnaccel.models import KGE
+        from gnnaccel.train.kg import Schedule, SparseOptimizer, TrainStep, validate_kg
 
-        self.kg, self.model, self.tables = kg, model, tables
-        self.batches = TripleBatches(kg.train, size.batch)
-        self.negatives = ChunkedNegatives(kg.num_entities, negatives=size.negatives, chunk=size.chunk)
-        self.states = [None if x is None else x.new_zeros(len(x)) for x in tables]
+        config = validate_kg(
+            {
+                "model": {"name": model, "dim": size.dim, "gamma": _kg.GAMMA},
+                # nobody else leaves positives out
+                "negatives": {"count": size.negatives, "chunk": size.chunk, "mask": "none", "sides": "alternate"},
+                "train": {"batch_size": size.batch, "learning_rate": LEARNING_RATE},
+            }
+        )
+        kge = KGE(model, kg.num_entities, kg.num_relations, size.dim, gamma=_kg.GAMMA)
+        for own, given in zip((kge.entity, kge.relation, kge.projection), tables, strict=True):
+            if own is not None and given is not None:
+                own.data = given
+        self.tables, self.schedule = tables, Schedule(config, kg)
+        self.train_step = TrainStep(kge, SparseOptimizer(kge, config.train, config.loss, self.schedule.total), config)
         self.seconds = {"sample": 0.0, "gather": 0.0, "loss": 0.0, "update": 0.0}
 
-    def sample(self, i: int) -> Batch:
+    def sample(self, i: int) -> Any:
         start = time.perf_counter()
-        whole = max(1, self.batches.count // self.batches.batch_size)
-        at, train, side = self.batches.batch(0, i % whole), self.kg.train, SIDES[i % 2]
-        h, r, t = train.head[at], train.relation[at], train.tail[at]
-        batch = Batch(h, r, t, self.negatives.draw(h, r, t, side, 0, i).ids, side)
+        batch = self.schedule(i)
         self.seconds["sample"] += time.perf_counter() - start
         return batch
 
-    def step(self, batch: Batch) -> float:
-        from gnnaccel.ops.gather_rows import gather_rows
-        from gnnaccel.ops.kg_loss import kg_loss_grads
-        from gnnaccel.ops.sparse_adagrad import sparse_adagrad_
-
-        start = time.perf_counter()
-        entity, relation, projection = self.tables
-        state, relation_state, projection_state = self.states
-        ids = [batch.head, batch.tail, batch.negative.view(-1)]
-        h, t, neg = (gather_rows(entity, i) for i in ids)
-        neg = neg.view(*batch.negative.shape, -1)
-        by_relation = self.model in ("rescal", "transr")
-        r = relation if by_relation else gather_rows(relation, batch.relation)
+    def step(self, batch: Any) -> float:
+        if isinstance(batch, Batch):
+            batch = self._ours(batch)
+        step, start = self.train_step, time.perf_counter()
+        rows = step.gather(batch)
         gathered = time.perf_counter()
-        loss, dh, dr, dt, dneg, *dp = kg_loss_grads(
-            self.model,
-            h,
-            r,
-            t,
-            neg,
-            batch.side,
-            gamma=_kg.GAMMA,
-            relation=batch.relation if by_relation else None,
-            projection=projection,
-        )
+        update = step.compute(batch, rows)
         graded = time.perf_counter()
-        sparse_adagrad_(entity, state, ids, [dh, dt, dneg.view(len(ids[2]), -1)], LEARNING_RATE)
-        if by_relation:
-            rows = batch.relation.unique()
-            sparse_adagrad_(relation, relation_state, rows, dr[rows], LEARNING_RATE)
-            if projection is not None:
-                flat = projection.view(len(projection), -1)
-                sparse_adagrad_(flat, projection_state, rows, dp[0].view_as(flat)[rows], LEARNING_RATE)
-        else:
-            sparse_adagrad_(relation, relation_state, batch.relation, dr, LEARNING_RATE)
+        step.apply(update)
         done = time.perf_counter()
         for stage, seconds in (("gather", gathered - start), ("loss", graded - gathered), ("update", done - graded)):
             self.seconds[stage] += seconds
-        return float(loss)
+        return float(update.loss)
+
+    @staticmethod
+    def _ours(batch: Batch) -> Any:
+        """A batch of the gate as the trainer has it."""
+        from gnnaccel.data.kg import NegativeBatch
+        from gnnaccel.train.kg import Batch as OurBatch
+
+        drawn = NegativeBatch(batch.negative, None, len(batch.head) // len(batch.negative))
+        return OurBatch(0, batch.head, batch.relation, batch.tail, None, {batch.side: drawn})
 
 
 class PyKEENContender:
