@@ -12,9 +12,10 @@ PyKEEN knows no shared negatives: 256 a triple, in its own training loop; only i
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from gnnaccel.baselines.peers.kg_train import Batch, Tables, TorchStep, forms
 from gnnaccel.bench import _kg
-from gnnaccel.bench.device import no_gc, peak_extra_bytes, percentiles
+from gnnaccel.bench.device import peak_extra_bytes
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 
 if TYPE_CHECKING:
@@ -197,53 +198,30 @@ def run_oracle(model: str, start: Tables, batches: list[Batch]) -> tuple[list[fl
     return [made.step(batch) for batch in batches], tables
 
 
-# --- race -----------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Lap:
-    """Seconds a step of one contender, by turn."""
+def next_turn(contender: Contender, inner: int) -> Callable[[], int]:
+    """A contender's turns: `inner` steps each, with their sampling."""
+    steps = itertools.count()
 
-    inner: int
-    seconds: dict[int, float] = field(default_factory=dict)
-    spent: float = 0.0
-    steps: int = 0
-    loss: float = 0.0
-
-
-def race(
-    contenders: Mapping[str, Contender],
-    budget: float,
-    min_turns: int = 3,
-    max_turns: int = 200,
-    now: Callable[[], float] = time.perf_counter,
-) -> dict[str, Lap]:
-    """Let all take turns, an even number of steps each, until each has spent its budget; ours takes part in every turn."""
-    laps = {}
-    for name, contender in contenders.items():
-        start = now()
-        for i in range(2):
+    def turn() -> int:
+        for i in itertools.islice(steps, inner):
+            # the loss is read back after every step, as a trainer does
             contender.step(contender.sample(i))
-        pair = now() - start
-        laps[name] = Lap(1 if name == "pykeen" else 2 * max(1, min(8, round(0.05 / max(pair, 1e-6)))))
-        contender.seconds.update(dict.fromkeys(contender.seconds, 0.0))
-    with no_gc():
-        for turn in range(max_turns):
-            waiting = [n for n, lap in laps.items() if len(lap.seconds) < min_turns or lap.spent < budget]
-            if not [n for n in waiting if n != "gnnaccel"] and (len(laps) > 1 or not waiting):
-                break
-            order = [n for n in laps if n in waiting or n == "gnnaccel"]
-            shift = turn % len(order)
-            for name in order[shift:] + order[:shift]:
-                lap, contender = laps[name], contenders[name]
-                start = now()
-                for _ in range(lap.inner):
-                    # the loss is read back after every step, as a trainer does
-                    lap.loss = contender.step(contender.sample(lap.steps))
-                    lap.steps += 1
-                lap.seconds[turn] = (now() - start) / lap.inner
-                lap.spent += lap.seconds[turn] * lap.inner
-    return laps
+        return inner
+
+    return turn
+
+
+def steps_a_turn(contender: Contender) -> int:
+    """An even number that takes about a tenth of a second."""
+    start = time.perf_counter()
+    for i in range(2):
+        contender.step(contender.sample(i))
+    pair = time.perf_counter() - start
+    contender.seconds.update(dict.fromkeys(contender.seconds, 0.0))
+    return 2 * max(1, min(16, round(0.1 / max(pair, 1e-6))))
 
 
 def fastest_form(build: Callable[[str], Contender], names: tuple[str, ...]) -> str:
@@ -302,9 +280,7 @@ def measure(
         yield from _model(settings, kg, size, model, peers)
 
 
-def _model(
-    settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers: tuple[str, ...]
-) -> Iterator[Row]:
+def _model(settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers: tuple[str, ...]) -> Iterator[Row]:
     case, threads, only_gate = f"{kg.name}_{model}", torch.get_num_threads(), settings.correctness_only
     start = _kg.make_tables(model, kg.num_entities, kg.num_relations, size.dim, settings.seed)
     batches = [fixed_batch(kg, size, i, settings.seed) for i in range(STEPS)]
@@ -333,29 +309,24 @@ def _model(
         contenders[name] = contender
         row.extra = {"form": form} if form else {}
     if not only_gate and "gnnaccel" in contenders:
-        turns = 2 if settings.quick else 3
-        laps = race(contenders, 5 * settings.budget, turns)
+        inner = {name: 1 if name == "pykeen" else steps_a_turn(c) for name, c in contenders.items()}
+        laps = _kg.take_turns(
+            {name: next_turn(c, inner[name]) for name, c in contenders.items()},
+            _kg.EPOCH * settings.budget,
+            min_turns=2 if settings.quick else 3,
+        )
         for name, lap in laps.items():
-            _fill(rows[name], lap, laps["gnnaccel"], contenders[name])
-            rows[name].peak_bytes = peak_extra_bytes(
-                lambda c=contenders[name]: c.step(c.sample(0)), settings.device
-            )
+            row, c = rows[name], contenders[name]
+            lap.fill(row, laps["gnnaccel"])
+            row.inner = inner[name]
+            row.extra |= {
+                "batches": lap.done,
+                "total_s": lap.spent,
+                "mean_ms": 1e3 * lap.spent / lap.done,
+                "stages_ms": {stage: 1e3 * s / lap.done for stage, s in c.seconds.items()},
+            }
+            row.peak_bytes = peak_extra_bytes(lambda c=c: c.step(c.sample(0)), settings.device)
     yield from rows.values()
-
-
-def _fill(row: Row, lap: Lap, mine: Lap, contender: Contender) -> None:
-    row.p20_ms, row.p50_ms, row.p80_ms = (1e3 * s for s in percentiles(list(lap.seconds.values())))
-    row.rounds, row.inner = len(lap.seconds), lap.inner
-    if not row.ours:
-        ratios = [seconds / mine.seconds[turn] for turn, seconds in lap.seconds.items()]
-        row.ratio_p20, row.ratio, row.ratio_p80 = percentiles(ratios)
-    row.extra |= {
-        "batches": lap.steps,
-        "total_s": lap.spent,
-        "mean_ms": 1e3 * lap.spent / lap.steps,
-        "loss_last": lap.loss,
-        "stages_ms": {stage: 1e3 * s / lap.steps for stage, s in contender.seconds.items()},
-    }
 
 
 register_end_to_end(EndToEnd("kg-train", measure))
@@ -363,16 +334,17 @@ register_end_to_end(EndToEnd("kg-train", measure))
 
 def main(
     data: _kg.Data = "",
-    models: _kg.Models = ",".join(_kg.MODELS),
-    peers: _kg.Peers = ",".join(PEERS),
+    models: _kg.Models = "",
+    peers: _kg.Peers = "",
     dim: _kg.Dim = _kg.DIM,
     threads: _kg.Threads = 0,
     budget: Annotated[float, typer.Option(help="Seconds of steps for each contender of each model.", min=0)] = 10.0,
     json_file: _kg.Json = None,
 ) -> None:
     """Race training steps on a knowledge graph against plain PyTorch, torch.compile and PyKEEN."""
-    which, others = _kg.chosen(models, _kg.MODELS + _kg.MORE, "--models"), _kg.chosen(peers, PEERS, "--peers")
-    settings = Settings(data=data or None, budget=budget / 5)
+    which = _kg.chosen(models, "--models", _kg.MODELS + _kg.MORE, _kg.MODELS)
+    others = _kg.chosen(peers, "--peers", PEERS, PEERS)
+    settings = Settings(data=data or None, budget=budget / _kg.EPOCH)
     _kg.report(lambda runner: measure(runner, which, others, Size(dim=dim)), settings, threads, json_file)
 
 

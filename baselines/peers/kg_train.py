@@ -107,10 +107,18 @@ def forms(model: str, compiled: bool = False) -> tuple[str, ...]:
 
 
 def compute_loss(
-    model: str, form: str, tail: bool, gamma: float, kept: Tensor, r: Tensor, other: Tensor, neg: Tensor, P: Tensor | None
+    model: str,
+    form: str,
+    tail: bool,
+    gamma: float,
+    kept: Tensor,
+    r: Tensor,
+    other: Tensor,
+    neg: Tensor,
+    P: Tensor | None,
 ) -> Tensor:
     """Loss of rows `[B, .]`: `kept` is the side that stays, `other` the one that `neg [C, N, D]` replaces."""
-    C, N, D = neg.shape
+    C, _, D = neg.shape
     if P is not None:
         kept, other = (torch.bmm(x.unsqueeze(1), P).squeeze(1) for x in (kept, other))
         neg = neg.unsqueeze(1) @ P.view(C, -1, D, P.shape[2])
