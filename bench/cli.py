@@ -43,7 +43,8 @@ def bench(
         float, typer.Option(help="Seconds of timing for each case and mode; 0 = 2, or 0.5 if quick.")
     ] = 0,
     data: Annotated[
-        str, typer.Option(help="Stream of the end-to-end jobs; by default one shaped like Wikipedia.")
+        str,
+        typer.Option(help="Data of an end-to-end job: a stream, of kg-* a graph; by default synthetic, of real size."),
     ] = "",
     correctness_only: Annotated[
         bool, typer.Option("--correctness-only", help="Only the gate, on tiny inputs: is every entry right?")

@@ -158,7 +158,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "commit": git_commit(),
     }
-    for module in ("gnnaccel", "triton", "cupy", "torch_geometric", "numpy"):
+    for module in ("gnnaccel", "triton", "cupy", "torch_geometric", "pykeen", "numpy"):
         record[module] = _version(module)
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)

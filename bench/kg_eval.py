@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 PEERS = ("torch", "pykeen")
 SIDES = ("tail", "head")
 CHECKED = 32  # triples of the gate
-TURN, SLOW_TURN = 2048, 64  # triples of a turn
+TURN = 1024  # triples of a turn
 
 
 class Work(NamedTuple):
@@ -268,8 +268,8 @@ def _model(settings: Settings, work: Work, peers: tuple[str, ...], memory: bool)
         contenders[name] = contender
         row.extra = {"form": form} if name == "torch" else {}
     if not only_gate and "gnnaccel" in contenders:
-        slow = {"pykeen", *(["torch"] if model == "rotate" else [])}
-        sizes = {name: SLOW_TURN if name in slow else TURN for name in contenders}
+        # a slow contender's turns must not keep the others waiting for minutes
+        sizes = {"gnnaccel": TURN, "torch": {"rotate": 64, "transe_l1": 256}.get(model, TURN), "pykeen": 64}
         work_of = {name: next_turn(c, total, sizes[name]) for name, c in contenders.items()}
         laps = _kg.take_turns(work_of, _kg.EPOCH * settings.budget, min_turns=2)
         for name, lap in laps.items():

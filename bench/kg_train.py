@@ -68,7 +68,7 @@ class TorchContender(TorchStep):
     def __init__(self, kg: KnowledgeGraph, size: Size, model: str, tables: Tables, **options: Any) -> None:
         super().__init__(model, tables, gamma=_kg.GAMMA, lr=LEARNING_RATE, **options)
         self.kg, self.size = kg, size
-        self.order = torch.randperm(len(kg.train))
+        self.order = torch.randperm(len(kg.train)).repeat(-(-size.batch // len(kg.train)))
 
     def sample(self, i: int) -> Batch:
         start = time.perf_counter()
