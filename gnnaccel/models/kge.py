@@ -36,6 +36,7 @@ class KGE(nn.Module):
         entity: `[E, D]`.
         relation: `[R or 2 R, relation_width(model, D)]`; RotatE's are phases in radians, RESCAL's matrices by rows.
         projection: TransR's, `[R or 2 R, D, M]`, else None.
+        init_scale: s, given or not.
 
     Raises:
         ValueError: An argument is out of range, or of another model.
@@ -71,6 +72,7 @@ class KGE(nn.Module):
         self.num_entities, self.num_relations, self.dim = num_entities, num_relations, dim
         rows = num_relations * (2 if reciprocal else 1)
         scale = (gamma + 2.0) / (dim // 2 if model == "rotate" else dim) if init_scale is None else init_scale
+        self.init_scale = scale
         draw = _Draw(seed, init, scale, dtype)
         self.entity = nn.Parameter(draw(num_entities, dim))
         width = relation_width(model, dim, relation_dim)

@@ -18,6 +18,8 @@ MODES = {"adagrad": "row", "adagrad_row_dup": "row_dup", "adagrad_full": "full"}
 class SparseOptimizer:
     """Adagrad or Adam over the tables of a model.
 
+    The learning rate is that of embeddings; RotatE's phases, in radians, learn pi / `init_scale` times as fast.
+
     Args:
         model: Its tables are updated in place.
         train: `optimizer`, `learning_rate`, `schedule`, `warmup` and `seed` are read.
@@ -34,6 +36,8 @@ class SparseOptimizer:
         self.norm = int(loss.regularizer[1])
         self.regularization = 0.0 if loss.regularizer == "n3" else loss.regularization
         self.state = {name: self._fresh(table) for name, table in self.tables.items()}
+        # RotatE's authors keep phases in the range of the entities; in radians a step must be as much longer
+        self.stretch = {"relation": math.pi / model.init_scale} if model.model == "rotate" else {}
 
     def _fresh(self, table: Tensor) -> list[Tensor]:
         # a matrix counts as a row
@@ -59,7 +63,7 @@ class SparseOptimizer:
         """Learn from gradients of rows `ids` of table `name`, which may repeat: they are summed first."""
         table = self.tables[name].flatten(1)
         grads = [g.flatten(1) for g in grads]
-        rate, state = self.learning_rate(step), self.state[name]
+        rate, state = self.learning_rate(step) * self.stretch.get(name, 1.0), self.state[name]
         # a table of half precision keeps what is lost by rounding only on average
         seed = None if table.dtype.itemsize > 2 else self.config.seed * 2**31 + step
         options: dict[str, Any] = {"regularization": self.regularization, "norm": self.norm, "seed": seed}
