@@ -46,6 +46,21 @@ def _blocks(table: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
         yield table[i : i + rows].detach().to("cpu", dtype).contiguous()
 
 
+def _write_npy(path: Path, table: Tensor, scale: float = 1.0) -> Path:
+    """`scale * table` in float32, float64 as it is."""
+    dtype = table.dtype if table.dtype == torch.float64 else torch.float32
+    header = {
+        "descr": np.lib.format.dtype_to_descr(np.dtype("<f8" if dtype == torch.float64 else "<f4")),
+        "fortran_order": False,
+        "shape": tuple(table.shape),
+    }
+    with _replacing(path) as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for block in _blocks(table, dtype):
+            out.write((block if scale == 1 else block * scale).numpy().data)
+    return path
+
+
 def _names(owner: str, names: Any, count: int) -> Any:
     """Arrow strings, or the ids in digits."""
     if names is None:
@@ -93,17 +108,7 @@ def export_npy(model: KGE, to: str | Path, *, entities: Any = None, relations: A
     named = {"entities": _names("export_npy", entities, model.num_entities)}
     named["relations"] = _names("export_npy", relations, model.num_relations)
     for name, table in model.tables.items():
-        dtype = table.dtype if table.dtype == torch.float64 else torch.float32
-        header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype("<f8" if dtype == torch.float64 else "<f4")),
-            "fortran_order": False,
-            "shape": tuple(table.shape),
-        }
-        with _replacing(folder / f"{name}.npy") as out:
-            np.lib.format.write_array_header_1_0(out, header)
-            for block in _blocks(table, dtype):
-                out.write(block.numpy().data)
-        done.append(folder / f"{name}.npy")
+        done.append(_write_npy(folder / f"{name}.npy", table))
     with _replacing(folder / "model.json") as out:
         out.write((json.dumps(_about(model), indent=2) + "\n").encode())
     done.append(folder / "model.json")

@@ -8,6 +8,7 @@ import math
 import pickle
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from gnnaccel.models.kge import KGE
 from gnnaccel.nn.kg import HALVES, relation_width
 
-__all__ = ["ImportedKGE", "from_tables", "import_dglke", "import_pykeen"]
+__all__ = ["ImportedKGE", "from_tables", "import_dglke", "import_pykeen", "read_dglke_config"]
 
 DGLKE = {
     "TransE": "transe_l2",
@@ -93,18 +94,22 @@ def from_tables(
     return made
 
 
-def import_dglke(folder: str | Path) -> ImportedKGE:
+def import_dglke(folder: str | Path, config: Mapping[str, Any] | None = None) -> ImportedKGE:
     """A model that DGL-KE saved: `config.json`, `{dataset}_{model}_entity.npy`, `_relation.npy`, TransR's `projection.npy`.
 
     Rows are DGL-KE's but for RotatE's relations, which it keeps as r = phase (gamma + 2) / (hidden_dim pi). It clamps SimplE's
     scores to +-20; ours are not clamped. Names come from the maps that `config.json` tells of, looked for beside it and in its
     `data_path`; they are None if not there. Pickled arrays are refused.
 
+    Args:
+        folder: Where the files are.
+        config: Instead of config.json: `model_name`, `dataset`, `gamma`, `hidden_dim`, `double_ent`, ...
+
     Raises:
         ValueError: A file is missing or its shape does not fit the configuration; names it.
     """
     folder = Path(folder)
-    config = _config(folder / "config.json")
+    config = read_dglke_config(folder) if config is None else config
     name, dataset = config["model_name"], config["dataset"]
     if name not in DGLKE:
         raise ValueError(f"{folder / 'config.json'}: model_name must be one of {', '.join(DGLKE)}, got {name!r}")
@@ -136,7 +141,9 @@ def import_dglke(folder: str | Path) -> ImportedKGE:
     return ImportedKGE(made, names[0], names[1])
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_dglke_config(folder: str | Path) -> dict[str, Any]:
+    """DGL-KE's config.json, which has at least `model_name`, `dataset`, `gamma` and `hidden_dim`, or is refused."""
+    path = Path(folder) / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -163,7 +170,7 @@ def _array(path: Path) -> Tensor:
     return torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
 
 
-def _map(folder: Path, config: dict[str, Any], files: list[str | None], count: int) -> list[str] | None:
+def _map(folder: Path, config: Mapping[str, Any], files: list[str | None], count: int) -> list[str] | None:
     from gnnaccel.data.kg._dictionaries import read_names
 
     data = Path(str(config.get("data_path") or folder))
