@@ -13,6 +13,7 @@ from rich.markup import escape
 
 import gnnaccel
 from gnnaccel.cli import data as data_command
+from gnnaccel.cli import dglke as dglke_command
 from gnnaccel.cli import kg as kg_command
 from gnnaccel.cli._common import err
 from gnnaccel.cli.classify import classify
@@ -55,6 +56,7 @@ app.command("info")(info)
 app.add_typer(data_command.app, name="data")
 app.add_typer(convert, name="convert")
 app.add_typer(kg_command.app, name="kg")
+app.add_typer(dglke_command.app, name="dglke")
 
 
 def _add_bench() -> None:
