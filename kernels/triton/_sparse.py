@@ -127,8 +127,7 @@ def sort_rows(ids: Sequence[Tensor], grad: Sequence[Tensor], runs: bool = False)
     end = torch.searchsorted(values, values, right=True)
     if not runs or len(ids) == 1:
         return Sorted(values, order, end, rows, end)
-    sizes = torch.tensor([len(i) for i in ids], device=every.device)
-    trace = torch.repeat_interleave(torch.arange(len(ids), device=every.device), sizes, output_size=len(every))
+    trace = torch.cat([torch.full_like(i, k, dtype=torch.int64) for k, i in enumerate(ids)])
     # positions grow with the list, so that these are sorted too
     key = values.long() * len(ids) + trace[order]
     return Sorted(values, order, end, rows, torch.searchsorted(key, key, right=True))

@@ -55,18 +55,20 @@ def positional(args):
 
 
 CASES = [
+    Case("nothing", make(3, 2, [0])),
+    Case("no_columns", make(3, 0, [2])),
+    Case("one", make(1, 1, [1])),
+    Case("stochastic", make(11, 9, [7, 5], seed=(3 << 40) - 1)),
+] + [
     case
     for mode in MODES
     for case in (
-        Case(f"{mode}_nothing", make(3, 2, [0], mode)),
-        Case(f"{mode}_no_columns", make(3, 0, [2], mode)),
-        Case(f"{mode}_one", make(1, 1, [1], mode)),
         Case(f"{mode}_odd", make(7, 5, [4, 0, 9], mode, torch.int32)),
         Case(f"{mode}_hub", make(9, 17, [20, 11], mode, hub=19, regularization=0.01)),
         Case(f"{mode}_strided", make(5, 6, [8], mode, strided=True, regularization=0.1, norm=1, eps=1e-3)),
         Case(f"{mode}_batch", make(300, 130, [256, 200, 100], mode, regularization=1e-2, norm=2), small=False),
     )
-] + [Case("stochastic", make(11, 9, [7, 5], seed=(3 << 40) - 1))]
+]
 
 TestSparseAdagrad = check_op(
     op=on_copies(ga.sparse_adagrad_),
@@ -329,7 +331,11 @@ def test_bad_arguments(changes, error, message):
         ga.sparse_adagrad_(**{**args, **changes})
 
 
-def test_empty_lists():
-    table = torch.ones(2, 2)
-    ga.sparse_adagrad_(table, torch.zeros(2), [], [], 0.1)
+@pytest.mark.interpret
+@pytest.mark.parametrize("mode", ["row", "row_dup"])
+def test_empty_lists(mode):
+    table, state = torch.ones(2, 2, device=DEVICE), torch.zeros(2, device=DEVICE)
+    nothing = torch.empty(0, dtype=torch.int64, device=DEVICE), torch.empty(0, 2, device=DEVICE)
+    ga.sparse_adagrad_(table, state, [], [], 0.1, mode)
+    ga.sparse_adagrad_(table, state, *([x, x] for x in nothing), 0.1, mode)
     assert (table == 1).all()
