@@ -83,10 +83,10 @@ class Search:
             self.groups = [i for i in range(3) if given[i] is not None]
         else:
             self.groups = [] if best_of == "all" else [("head", "relation", "tail").index(best_of)]
-        self.sets: list[Tensor] = []
+        self.sets: list[_Set] = []
         for i, (ids, bound) in enumerate(zip(given, _bounds(model), strict=True)):
-            ids = torch.arange(bound) if ids is None else ids.cpu().long()
-            self.sets.append(ids if i in self.groups else ids.unique())
+            ids = None if ids is None else ids.cpu().long()
+            self.sets.append(_Set(bound, ids if ids is None or i in self.groups else ids.unique()))
         self.plan = _Plan(self.groups, [len(s) for s in self.sets])
         self.count = math.prod(len(self.sets[i]) for i in self.groups)
         self.total = self.count * math.prod(len(self.sets[i]) for i in self.plan.minor)
@@ -130,7 +130,7 @@ def answer(
     queries = queries.cpu().long()
     for column, (arg, bound) in enumerate(zip(("heads", "relations", "tails"), _bounds(model), strict=True)):
         _check_ids("answer", arg, queries[queries[:, column] != -1, column], bound)
-    every = [torch.arange(n) for n in _bounds(model)]
+    every = [_Set(n) for n in _bounds(model)]
     out = _nothing(len(queries), k, model)
     patterns = (queries == -1).long() @ torch.tensor([4, 2, 1])
     for pattern in patterns.unique().tolist():
@@ -145,6 +145,19 @@ def answer(
             if progress is not None:
                 progress.update(len(at))
     return out
+
+
+class _Set:
+    """Some ids, or all below a bound, which are not written down: there may be very many."""
+
+    def __init__(self, bound: int, ids: Tensor | None = None) -> None:
+        self.bound, self.ids = bound, ids
+
+    def __len__(self) -> int:
+        return self.bound if self.ids is None else len(self.ids)
+
+    def __getitem__(self, place: Tensor) -> Tensor:
+        return place if self.ids is None else self.ids[place]
 
 
 class _Plan:
@@ -170,7 +183,7 @@ def _check_ids(owner: str, arg: str, ids: Tensor | None, bound: int) -> None:
         raise ValueError(f"{owner}: {arg} must be in [0, {bound}), got {int(bad)}")
 
 
-def _fill(rows: Tensor, columns: list[int], sets: list[Tensor], at: Tensor) -> None:
+def _fill(rows: Tensor, columns: list[int], sets: list[_Set], at: Tensor) -> None:
     """Combination number `at` of the sets, the last one changing fastest."""
     for i in reversed(columns):
         at, place = at // max(len(sets[i]), 1), at % max(len(sets[i]), 1)
@@ -187,7 +200,7 @@ def _search(
     model: KGE,
     rows: Tensor,
     plan: _Plan,
-    sets: list[Tensor],
+    sets: list[_Set],
     k: int,
     known: KnownTriples | None,
     progress: Any = None,
@@ -207,7 +220,7 @@ def _search(
 
 
 def _asked(
-    model: KGE, rows: Tensor, axis: int | None, sets: list[Tensor], k: int, known: KnownTriples | None
+    model: KGE, rows: Tensor, axis: int | None, sets: list[_Set], k: int, known: KnownTriples | None
 ) -> Predictions:
     """The best k of each row, found on one axis; without an axis, the row's own score."""
     device = model.entity.device
@@ -220,11 +233,13 @@ def _asked(
             to[keep, 0] = value[keep].to(to.dtype)
         return out
     if axis == RELATION:
-        ids, score = _relations(model, h, t, sets[RELATION], k, known)
+        relations = sets[RELATION][torch.arange(len(sets[RELATION]))]
+        ids, score = _relations(model, h, t, relations, k, known)
     else:
-        side, kept, bound = ("tail", h, sets[TAIL]) if axis == TAIL else ("head", t, sets[HEAD])
+        side, kept = ("tail", h) if axis == TAIL else ("head", t)
         exclude = None if known is None else tuple(x.to(device) for x in known.lookup(kept, r, side))
-        choices = None if len(bound) == model.num_entities else bound.to(device)
+        some = sets[axis].ids
+        choices = None if some is None else some.to(device)
         ids, score = model.topk(torch.stack([kept, r], 1).to(device), k, side, exclude=exclude, candidates=choices)
     ids, score = ids.cpu(), score.cpu().to(out.score.dtype)
     # a row that has no answer there names nobody

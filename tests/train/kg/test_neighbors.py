@@ -101,3 +101,14 @@ def test_bad_arguments() -> None:
     }.items():
         with pytest.raises(ValueError, match=text):
             call()
+
+
+def test_threads_change_no_bit() -> None:
+    before, got = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            got.append([x for m in METRICS for part in similar(TABLE, k=5, metric=m) for x in part])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*got, strict=True))

@@ -125,6 +125,18 @@ def test_half_tables_are_merged_by_unrounded_scores() -> None:
     check(got, 0, every(model), [list(range(n)) for n in (E, R, E)])
 
 
+def test_threads_change_no_bit() -> None:
+    before, got = torch.get_num_threads(), []
+    queries = torch.tensor([[3, -1, 5], [1, 2, -1], [-1, 0, 4], [2, 1, 3], [-1, -1, 8], [-1, -1, -1]])
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            got.append([x for name in MODELS for x in answer(make(name), queries)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*got, strict=True))
+
+
 def test_progress_counts_to_the_total() -> None:
     class Bar:
         n = 0
