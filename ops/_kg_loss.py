@@ -156,6 +156,49 @@ class _Rows:
         return losses * scale, g_pos * scale, g * scale.unsqueeze(1)
 
 
+class RowSums:
+    """Losses of rows from sums over their candidates, for kernels that keep nothing else. All `[B]`."""
+
+    def __init__(
+        self, x_pos: Tensor, count: Tensor, weight: Tensor | None, loss: int, margin: float, temperature: float | None
+    ) -> None:
+        B, self.x_pos, self.count, self.loss, self.margin = x_pos.shape[0], x_pos, count.to(x_pos.dtype), loss, margin
+        self.term = 2 if loss == SOFTMAX else 1 if loss in (HINGE, PAIRWISE_HINGE) else 0
+        self.temperature = 1.0 if loss == SOFTMAX else temperature or 0.0
+        self.scale = torch.full_like(x_pos, 1 / max(B, 1))
+        if weight is not None:
+            self.scale = self.scale * weight.to(x_pos.dtype)
+        self.shift = torch.full_like(x_pos, 0.0 if loss == BCE else margin)
+        if loss in (PAIRWISE_HINGE, PAIRWISE_LOGISTIC):
+            self.shift = margin - x_pos if loss == PAIRWISE_HINGE else -x_pos - margin
+        self.top = x_pos.clone() if loss == SOFTMAX else torch.full_like(x_pos, -torch.inf)
+
+    def finish(self, mass: Tensor, terms: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, gradients of x_pos, and what multiplies slopes (or exponentials) in the gradients of the candidates."""
+        x, scale = self.x_pos, self.scale
+        if self.loss == SOFTMAX:
+            mine = torch.exp(x - self.top)
+            above = torch.where(mine == 1, torch.log1p(mass), self.top - x + torch.log(mine + mass))
+            return scale * above, -scale * mass / (mine + mass), scale / (mine + mass)
+        if self.temperature:
+            # of rows without candidates too
+            self.top.masked_fill_(self.count == 0, 0.0)
+            factor = torch.where(self.count == 0, 0.0, scale / mass)
+        elif self.loss == BCE:
+            factor = scale / (1 + self.count)
+        else:
+            factor = torch.where(self.count == 0, 0.0, scale / self.count)
+        if self.loss in (PAIRWISE_HINGE, PAIRWISE_LOGISTIC):
+            return factor * terms, -factor * slopes, factor
+        factor, share = (factor, factor) if self.loss == BCE else (factor / 2, scale / 2)
+        if self.loss == HINGE:
+            own, slope = torch.relu(self.margin - x), (self.margin - x > 0).to(x.dtype)
+        else:
+            y = -x - (0.0 if self.loss == BCE else self.margin)
+            own, slope = _softplus(y), torch.sigmoid(y)
+        return factor * terms + share * own, -share * slope, factor
+
+
 def _compare(q: Tensor, n: Tensor, kind: int, gamma: float) -> Tensor:
     return torch.ops.gnnaccel.kg_compare(q, n, kind, gamma)
 
@@ -258,6 +301,47 @@ def _composite_projected(
         return total, *_empty(q, other, neg, w)
     to_q, to_other = _gradients(g_pos.view(B, 1, 1), q.unsqueeze(1), other.unsqueeze(1), L1)
     return total, dq + to_q.squeeze(1), to_other.squeeze(1), dn.to(neg.dtype), dw.to(w.dtype)
+
+
+@impl("kg_loss_rows", "CUDA")
+def _cuda(
+    e: Tensor,
+    r: Tensor,
+    other: Tensor,
+    neg: Tensor,
+    weight: Tensor | None,
+    indptr: Tensor | None,
+    position: Tensor | None,
+    operation: int,
+    kind: int,
+    loss: int,
+    gamma: float,
+    margin: float,
+    temperature: float | None,
+    grads: bool,
+) -> tuple[Tensor, ...]:
+    from gnnaccel.kernels.triton import kg_loss as kernels
+
+    acc = torch.promote_types(e.dtype, torch.float32)
+    (B, D), (C, N, _) = e.shape, neg.shape
+    wide_e, wide_r, o = e.to(acc), r.to(acc), other.to(acc)
+    q = query(operation, wide_e, wide_r)
+    x_pos = _compare(q.unsqueeze(1), o.unsqueeze(1), kind, gamma).flatten()
+    bits, count = kernels.exclusion_bits(indptr, position, B, N, e.device)
+    rows = RowSums(x_pos, count, weight, loss, margin, temperature)
+    queries, candidates = q.contiguous().view(C, B // C if C else 0, D), neg.contiguous()
+    made = (bits, kind, rows.term, gamma, rows.temperature)
+    losses, g_pos, factor = rows.finish(*kernels.kg_loss_sums(queries, candidates, rows.shift, rows.top, *made))
+    total = losses.double().sum().to(neg.dtype)
+    if not grads:
+        return total, *_empty(e, r, other, neg)
+    given = (rows.shift, rows.top, factor, *made)
+    dq = kernels.kg_loss_gradients(queries, candidates, True, *given).view(B, D)
+    dn = kernels.kg_loss_gradients(candidates, queries, False, *given)
+    to_q, to_other = _gradients(g_pos.view(B, 1, 1), q.unsqueeze(1), o.unsqueeze(1), kind)
+    de, dr = query_gradients(operation, dq + to_q.squeeze(1), wide_e, wide_r)
+    de, dr, do, dn = (g.to(t.dtype) for g, t in ((de, e), (dr, r), (to_other.squeeze(1), other), (dn, neg)))
+    return total, de, dr.clone() if dr is de else dr, do, dn
 
 
 @impl("kg_loss_backward", "CompositeExplicitAutograd")

@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from gnnaccel.ops._kg_loss import LOSSES
 from gnnaccel.ops._library import HAS_CPP
 from gnnaccel.ops.kg_loss import kg_loss_grads
 from gnnaccel.ops.kg_score import MODELS
-from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads, to_device
 
 M = 3  # TransR's width of relations
 WEIGHTED = ("logsigmoid", "hinge", "pairwise_hinge", "pairwise_logistic")
@@ -390,3 +391,18 @@ def test_near_candidates(loss):
     args["h"] += 300.0
     args["t"] += 300.0
     fallback_and_threads(args, loss)
+
+
+@pytest.mark.interpret
+@pytest.mark.skipif(not INTERPRET and DEVICE == "cpu", reason="about the Triton kernels")
+@pytest.mark.parametrize("model", ["transe_l1", "transe_l2", "rotate", "distmult"])
+def test_sizes_that_cross_tiles(model):
+    gen = torch.Generator().manual_seed(0)
+    args = make(model, "bce", 2, 34, 37, 18, weight=True)(gen)
+    exclude = exclusions(gen, 68, 37)
+    for loss, temperature in (("logsigmoid", 0.5), ("softmax", None)):
+        want = results(args, loss, temperature, exclude)
+        with served_by("CUDA") if INTERPRET else nullcontext():
+            got = results(to_device(args), loss, temperature, tuple(x.to(DEVICE) for x in exclude))
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1e-3))
