@@ -1,5 +1,7 @@
 import math
+import os
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -406,3 +408,22 @@ def test_sizes_that_cross_tiles(model):
             got = results(to_device(args), loss, temperature, tuple(x.to(DEVICE) for x in exclude))
         for a, b in zip(got, want, strict=True):
             torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1e-3))
+
+
+@cpu_only
+def test_memory_does_not_grow_with_pairs():
+    """2,000 x 20,000 scores would take 160 MB, their differences 2.5 GB."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not os.access(clear, os.W_OK) or not status.exists():
+        pytest.skip("the system does not say how much memory was used")
+
+    def kilobytes(name):
+        return int(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+
+    h, r, t, neg = (torch.rand(n, 16) for n in (2000, 2000, 2000, 20_000))
+    for model in ("distmult", "transe_l1"):
+        kg_loss_grads(model, h[:10], r[:10], t[:10], neg, loss="softmax")
+        before = kilobytes("VmRSS")
+        clear.write_text("5")
+        kg_loss_grads(model, h, r, t, neg, loss="softmax")
+        assert kilobytes("VmHWM") - before < 60_000
