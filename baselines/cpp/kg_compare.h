@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "gemm.h"
+#include "kg_moduli.h"
 #include "simd.h"
 
 namespace gnnaccel {
@@ -181,7 +182,7 @@ GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, in
                                                  int64_t n, A gamma, A* out, int64_t ldo) {                           \
     if (kind == Compare::kL1)                                                                                         \
       panel_distances<A, Compare::kL1>(D, q, rows, panel, n, gamma, out, ldo);                                        \
-    else                                                                                                              \
+    else if (!moduli_of_panel(D, q, rows, panel, n, gamma, out, ldo))                                                 \
       panel_distances<A, Compare::kModulus>(D, q, rows, panel, n, gamma, out, ldo);                                   \
   }                                                                                                                   \
   GNNACCEL_CLONES inline void gradients_of_slice(Compare kind, int64_t rows, int64_t N, const A* grad, int64_t ldg,   \
