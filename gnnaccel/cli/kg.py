@@ -11,7 +11,7 @@ import yaml
 from rich.table import Table
 from tqdm import tqdm
 
-from gnnaccel.cli import kg_files, kg_query
+from gnnaccel.cli import kg_files, kg_partition, kg_query
 from gnnaccel.cli._common import err, out, pick_device
 from gnnaccel.cli.link import Device, Quiet, Threads, prepare, reference, set_threads, title_of
 
@@ -214,6 +214,7 @@ app.command("predict")(kg_query.predict)
 app.command("similar")(kg_query.similar)
 app.command("export")(kg_files.export)
 app.command("import")(kg_files.import_)
+app.command("partition")(kg_partition.partition)
 
 
 def reading_options(columns: str | None, format: str | None, duplicates: str | None) -> dict[str, Any]:
