@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gnnaccel.models.kge import KGE
 from gnnaccel.nn.kg import HALVES, relation_width
 
-__all__ = ["ImportedKGE", "from_tables", "import_dglke", "import_pykeen", "read_dglke_config"]
+__all__ = ["ImportedKGE", "from_tables", "import_dglke", "import_pykeen", "read_array", "read_dglke_config"]
 
 DGLKE = {
     "TransE": "transe_l2",
@@ -115,7 +115,7 @@ def import_dglke(folder: str | Path, config: Mapping[str, Any] | None = None) ->
         raise ValueError(f"{folder / 'config.json'}: model_name must be one of {', '.join(DGLKE)}, got {name!r}")
     model, gamma = DGLKE[name], float(config["gamma"])
     prefix = f"{dataset}_{name}"
-    entity, relation = (_array(folder / f"{prefix}_{what}.npy") for what in ("entity", "relation"))
+    entity, relation = (read_array(folder / f"{prefix}_{what}.npy") for what in ("entity", "relation"))
     hidden = int(config["hidden_dim"])
     dim = hidden * (2 if config.get("double_ent") else 1)
     if entity.dim() != 2 or entity.shape[1] != dim:
@@ -125,7 +125,7 @@ def import_dglke(folder: str | Path, config: Mapping[str, Any] | None = None) ->
         relation = (relation.double() * (math.pi * hidden / (gamma + 2.0))).to(relation.dtype)
     if model == "transr":
         files = [folder / f"{prefix}{end}.npy" for end in ("projection", "_projection")]
-        projection = _array(next((f for f in files if f.exists()), files[0]))
+        projection = read_array(next((f for f in files if f.exists()), files[0]))
         if projection.numel() != len(relation) * dim * relation.shape[-1]:
             want = f"[{len(relation)}, {dim * relation.shape[-1]}]"
             raise ValueError(f"{files[0]}: must be {want}, got {list(projection.shape)}")
@@ -158,7 +158,8 @@ def read_dglke_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def _array(path: Path) -> Tensor:
+def read_array(path: Path) -> Tensor:
+    """A .npy file of floating numbers, in native byte order; `ValueError` for another file, pickles too."""
     try:
         array = np.load(path, allow_pickle=False)
     except FileNotFoundError:

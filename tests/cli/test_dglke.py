@@ -7,45 +7,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
 from gnnaccel.cli import app
 from gnnaccel.cli.dglke import _train
 from gnnaccel.data.kg import load
 from gnnaccel.models.kge_import import import_dglke
 from gnnaccel.train.kg import Schedule, evaluate, validate_kg
-
-RUN = CliRunner()
-SMALL = ["--hidden_dim", "8", "--batch_size", "64", "--neg_sample_size", "16", "-q"]
-
-
-def call(*arguments):
-    result = RUN.invoke(app, ["dglke", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
-    return result
-
-
-def metrics(output):
-    return {k: float(v) for k, v in (line.split(" : ") for line in output.splitlines() if " average " in line)}
-
-
-def write(folder, kg, order="hrt", delimiter="\t", ids=False, ends=".tsv", weights=False):
-    """The files of a user of DGL-KE: triples of names or ids, and maps `id name`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "valid", "test"):
-        part = getattr(kg, split)
-        names = [kg.entity_names(part.head), kg.relation_names(part.relation), kg.entity_names(part.tail)]
-        columns = dict(zip("hrt", [part.head, part.relation, part.tail] if ids else names, strict=True))
-        rows = zip(*((x.tolist() if ids else x) for x in (columns[c] for c in order)), strict=True)
-        last = f"{delimiter}2.5" if weights else ""
-        lines = [delimiter.join(map(str, row)) + last for row in rows]
-        (folder / f"{split}{ends}").write_text("\n".join(lines) + "\n")
-    for what, names in (("entities", kg.entities), ("relations", kg.relations)):
-        text = "".join(f"{i}{delimiter}{x}\n" for i, x in enumerate(names.to_pylist()))
-        (folder / f"{what}.dict").write_text(text)
-    return folder
+from tests.cli.dglke_files import RUN, SMALL, call, metrics, write
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +186,7 @@ def _dglke_steps(entity, relation, batches, score, lr, temperature):
     return tables
 
 
-@pytest.mark.parametrize("model", ["TransE_l2"])
+@pytest.mark.parametrize("model", ["TransE_l2", "RotatE"])
 def test_training_is_dglkes(tmp_path, model):
     """Four steps from the same rows with the same negatives, in DGL-KE's own terms."""
     rows = np.random.default_rng(0).permutation(40).reshape(20, 2)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import typer
 
+from gnnaccel.cli.dglke._emb_sim import emb_sim
 from gnnaccel.cli.dglke._eval import evaluate
 from gnnaccel.cli.dglke._flags import DGLKECommand
+from gnnaccel.cli.dglke._partition import partition
+from gnnaccel.cli.dglke._predict import predict
 from gnnaccel.cli.dglke._train import train
 
 app = typer.Typer(
@@ -16,3 +19,6 @@ app = typer.Typer(
 )
 app.command("train", cls=DGLKECommand)(train)
 app.command("eval", cls=DGLKECommand)(evaluate)
+app.command("predict", cls=DGLKECommand)(predict)
+app.command("emb_sim", cls=DGLKECommand)(emb_sim)
+app.command("partition", cls=DGLKECommand)(partition)
