@@ -212,32 +212,42 @@ class LeftOut {
   // ids[start[b]..stop[b]), in any order, and own[b] if given.
   LeftOut(const int64_t* start, const int64_t* stop, const int64_t* ids, const int64_t* own, int64_t B,
           const TileCandidates& candidates)
-      : offsets_(static_cast<size_t>(B + 1), 0) {
-    std::vector<int64_t> list;
-    for (int64_t b = 0; b < B; ++b) {
-      list.assign(ids + start[b], ids + stop[b]);
-      if (own) list.insert(std::upper_bound(list.begin(), list.end(), own[b]), own[b]);
-      if (!std::is_sorted(list.begin(), list.end())) std::sort(list.begin(), list.end());
-      list.erase(std::unique(list.begin(), list.end()), list.end());
-      for (const int64_t id : list) {
-        if (!candidates.ids) {
-          positions_.push_back(id);
-          continue;
-        }
-        const int64_t* end = candidates.ids + candidates.count;
-        const int64_t* at = std::lower_bound(candidates.ids, end, id);
-        if (at != end && *at == id) positions_.push_back(at - candidates.ids);
+      : parts_(static_cast<size_t>((B + kPart - 1) / kPart)), ends_(static_cast<size_t>(B)) {
+    parallel_chunks(B, kPart, [&](int64_t first, int64_t last) {
+      std::vector<int64_t>& part = parts_[static_cast<size_t>(first / kPart)];
+      for (int64_t b = first; b < last; ++b) {
+        const auto at = static_cast<std::ptrdiff_t>(part.size());
+        part.insert(part.end(), ids + start[b], ids + stop[b]);
+        if (own) part.insert(std::upper_bound(part.begin() + at, part.end(), own[b]), own[b]);
+        if (!std::is_sorted(part.begin() + at, part.end())) std::sort(part.begin() + at, part.end());
+        part.erase(std::unique(part.begin() + at, part.end()), part.end());
+        if (candidates.ids) to_positions(part, at, candidates);
+        ends_[static_cast<size_t>(b)] = static_cast<int64_t>(part.size());
       }
-      offsets_[static_cast<size_t>(b + 1)] = static_cast<int64_t>(positions_.size());
-    }
+    });
   }
-  const int64_t* begin(int64_t b) const { return positions_.data() + offsets_[static_cast<size_t>(b)]; }
-  const int64_t* end(int64_t b) const { return positions_.data() + offsets_[static_cast<size_t>(b + 1)]; }
+  const int64_t* begin(int64_t b) const { return b % kPart == 0 ? part(b).data() : end(b - 1); }
+  const int64_t* end(int64_t b) const { return part(b).data() + ends_[static_cast<size_t>(b)]; }
   // The first that is not below `position`.
   const int64_t* from(int64_t b, int64_t position) const { return std::lower_bound(begin(b), end(b), position); }
 
  private:
-  std::vector<int64_t> offsets_, positions_;
+  static constexpr int64_t kPart = 64;  // queries of a task
+
+  const std::vector<int64_t>& part(int64_t b) const { return parts_[static_cast<size_t>(b / kPart)]; }
+
+  static void to_positions(std::vector<int64_t>& list, std::ptrdiff_t at, const TileCandidates& candidates) {
+    const int64_t *first = candidates.ids, *last = first + candidates.count;
+    auto to = list.begin() + at;
+    for (auto from = to; from != list.end(); ++from) {
+      const int64_t* found = std::lower_bound(first, last, *from);
+      if (found != last && *found == *from) *to++ = found - first;
+    }
+    list.erase(to, list.end());
+  }
+
+  std::vector<std::vector<int64_t>> parts_;
+  std::vector<int64_t> ends_;  // of each query in its part
 };
 
 // The queries of a call, and what root distances need of them.
