@@ -67,7 +67,11 @@ class TripleBatches:
         *,
         seed: int = 0,
         order: Tensor | np.ndarray | Callable[[int], Tensor | np.ndarray] | None = None,
+        positions: Callable[[int], Tensor] | None = None,
     ):
+        if order is not None and positions is not None:
+            raise ValueError("TripleBatches: order must be None with positions, got both")
+        self.positions = positions
         self.count = len(triples) if isinstance(triples, Triples) else triples
         if not isinstance(self.count, int) or isinstance(self.count, bool) or self.count < 0:
             raise ValueError(f"TripleBatches: triples must be Triples or an int >= 0, got {triples!r}")
@@ -94,6 +98,12 @@ class TripleBatches:
             raise ValueError(f"TripleBatches: order must be a group for each triple, int [{self.count}], got {given}")
         return groups
 
+    def _given(self, positions: Tensor) -> np.ndarray:
+        if positions.shape != (self.count,) or not torch.equal(positions.sort().values, torch.arange(self.count)):
+            given = f"{str(positions.dtype).removeprefix('torch.')}{list(positions.shape)}"
+            raise ValueError(f"TripleBatches: positions must be every one of {self.count} positions once, got {given}")
+        return positions.numpy()
+
     def permutation(self, epoch: int) -> Tensor:
         """The order of an epoch, int64 [T]; not to be written to."""
         if epoch < 0:
@@ -101,7 +111,10 @@ class TripleBatches:
         with self._lock:
             if self._cache[0] != epoch:
                 self._cache = (-1, np.empty(0, np.int64))  # the old order goes before the new one is made
-                positions = _permutation(self.count, seed=self.seed, stream=_ORDER, epoch=epoch)
+                if self.positions is None:
+                    positions = _permutation(self.count, seed=self.seed, stream=_ORDER, epoch=epoch)
+                else:
+                    positions = self._given(self.positions(epoch))
                 if self.order is not None:
                     _, group = np.unique(self._groups(epoch), return_inverse=True)
                     count = int(group.max(initial=-1)) + 1

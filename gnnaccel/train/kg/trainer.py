@@ -21,6 +21,7 @@ from gnnaccel.models.kge import KGE
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_text
 from gnnaccel.train.kg.config import KGConfig, validate_kg
 from gnnaccel.train.kg.evaluate import evaluate
+from gnnaccel.train.kg.locality import triple_order
 from gnnaccel.train.kg.optimizer import SparseOptimizer
 from gnnaccel.train.kg.step import Batch, Rows, TrainStep, Update
 from gnnaccel.train.pipeline import Pipeline, Stage
@@ -77,7 +78,7 @@ class Schedule:
             kg = kg.with_reciprocals()
         self.config, self.triples = config, kg.train
         t, n = config.train, config.negatives
-        self.batches = TripleBatches(kg.train, t.batch_size, seed=t.seed, order=_order(config, kg))
+        self.batches = TripleBatches(kg.train, t.batch_size, seed=t.seed, **triple_order(kg, t.order, t.parts, t.seed))
         self.weight = kg.train.weight
         if config.loss.subsampling:
             weight = subsampling_weights(kg.train, kg.num_relations, normalize=True)
@@ -115,14 +116,6 @@ class Schedule:
             for side in self.sides(step)
         }
         return Batch(step, h, r, t, None if self.weight is None else self.weight[at], negatives)
-
-
-def _order(config: KGConfig, kg: KnowledgeGraph) -> Any:
-    if config.train.order == "random":
-        return None
-    from gnnaccel.train.kg.locality import triple_order
-
-    return triple_order(kg, config.train.order, config.train.parts, config.train.seed)
 
 
 class KGTrainer:

@@ -259,3 +259,12 @@ def test_bad_arguments() -> None:
     }.items():
         with pytest.raises(ValueError, match=text):
             call()
+
+
+def test_a_given_order_is_taken_as_it_is():
+    batches = TripleBatches(5, 2, positions=lambda epoch: torch.arange(5).roll(epoch))
+    assert [batches.batch(1, i).tolist() for i in range(3)] == [[4, 0], [1, 2], [3]]
+    with pytest.raises(ValueError, match=r"every one of 5 positions once, got int64\[5\]"):
+        TripleBatches(5, 2, positions=lambda epoch: torch.zeros(5, dtype=torch.int64)).batch(0, 0)
+    with pytest.raises(ValueError, match="order must be None with positions"):
+        TripleBatches(5, 2, order=torch.zeros(5, dtype=torch.int64), positions=lambda epoch: torch.arange(5))

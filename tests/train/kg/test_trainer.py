@@ -252,3 +252,21 @@ def test_settings_that_do_not_fit(settings, message):
 def test_unknown_model():
     with pytest.raises(ConfigError, match="unknown model 'transe'; there is: transe_l1"):
         load_kg_config("transe")
+
+
+def test_order_by_relation_or_metis(tmp_path):
+    """Batches of an order share rows, and every triple still comes once an epoch."""
+    pytest.importorskip("pymetis")
+    kg = load("synthetic-kg:entities=200,relations=40,triples=3000")
+    distinct = {}
+    for order in ("random", "relation", "metis"):
+        schedule = trainer(kg, tmp_path, "transe_l2", f"train.order={order}", "train.parts=4").schedule
+        batches = [schedule(step) for step in range(schedule.per_epoch)]
+        triples = torch.cat([torch.stack([b.h, b.r, b.t], 1) for b in batches])
+        assert torch.equal(triples.unique(dim=0), kg.train.tensor().unique(dim=0)) and len(triples) == len(kg.train)
+        distinct[order] = {
+            "relation": sum(len(b.r.unique()) for b in batches),
+            "metis": sum(len(torch.cat([b.h, b.t]).unique()) for b in batches),
+        }
+    for order in ("relation", "metis"):
+        assert distinct[order][order] < 0.9 * distinct["random"][order]
