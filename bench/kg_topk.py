@@ -38,7 +38,7 @@ def check(provider: str, got: list[Tensor], want: list[Tensor]) -> str | None:
     return None if error <= 1e-4 and same >= 0.99 else f"scores differ by {error:.1e}, {same:.2%} of the ids agree"
 
 
-for model, B in (("transe_l1", 256), ("transe_l2", 1024), ("distmult", 1024), ("rotate", 32)):
+for model, B in (("transe_l1", 128), ("transe_l2", 512), ("distmult", 512), ("rotate", 32)):
     fb = {"B": B, "E": 14541, "R": 237, "D": 400, "k": 10, "model": model}
     register(
         Entry(
