@@ -29,19 +29,22 @@ GNNACCEL_INLINE void exponential(const typename Wide<A>::V& x, typename Wide<A>:
   }
 }
 
-// y = log(1 + e) for e in [0, 1], about an ulp.
+// more = log(1 + e) and less = 1 / (1 + e) for e in [0, 1], about an ulp.
 template <class A>
-GNNACCEL_INLINE void log_of_one_and(const typename Wide<A>::V& e, typename Wide<A>::V& y) {
+GNNACCEL_INLINE void log_of_one_and(const typename Wide<A>::V& e, typename Wide<A>::V& more,
+                                    typename Wide<A>::V& less) {
   using W = Wide<A>;
   if constexpr (std::is_same_v<A, float>) {
-    // 2 atanh(s)
-    const typename W::V s = e / (e + 2.f), z = s * s;
+    // 2 atanh(e / (2 + e)); one division for both
+    const typename W::V one = e + 1.f, two = e + 2.f, inverse = 1.f / (one * two), s = e * one * inverse, z = s * s;
     typename W::V p = z * 0.280312777f + 0.279978633f;
     p = p * z + 0.400217712f;
     p = p * z + 0.666664124f;
-    y = (p * z) * s + 2.f * s;
+    more = (p * z) * s + 2.f * s;
+    less = two * inverse;
   } else {
-    for (int64_t l = 0; l < W::L; ++l) y[l] = std::log1p(e[l]);
+    for (int64_t l = 0; l < W::L; ++l) more[l] = std::log1p(e[l]);
+    less = A(1) / (e + A(1));
   }
 }
 
@@ -105,12 +108,12 @@ GNNACCEL_INLINE void group_losses(int64_t N, int64_t ld, A gamma, A temperature,
         const V y = score + shift;
         V t;
         if constexpr (term == Term::kSoft) {
-          V e, more;
-          const V less = reinterpret_cast<V>(reinterpret_cast<I>(y) | W::kSign);  // -|y|
-          exponential<A>(less, e);
-          log_of_one_and<A>(e, more);
+          V e, more, inverse;
+          const V below = reinterpret_cast<V>(reinterpret_cast<I>(y) | W::kSign);  // -|y|
+          exponential<A>(below, e);
+          log_of_one_and<A>(e, more, inverse);
           t = (y > 0 ? y : V{}) + more;
-          g = (y > 0 ? V{} + A(1) : e) / (e + A(1));
+          g = (y > 0 ? V{} + A(1) : e) * inverse;
         } else {
           t = y < 0 ? V{} : y;
           g = y > 0 ? V{} + A(1) : V{};
