@@ -140,6 +140,7 @@ def test_predict_by_names_line_by_line_and_logsigmoid(kg, saved, tmp_path):
         (["--score_func", "sigmoid"], "--score_func must be none or logsigmoid"),
         (["--topK", 0], "Invalid value for '--topK'"),
         (["--raw_data"], r"head.ids, line 1: expected a name of the mapping file, got '3'"),
+        (["--model_path", "/"], "--model_path: no config.json in /"),
         (["--raw_data", "--rel_mfile", "none.tsv"], "--rel_mfile: no file none.tsv"),
     ],
 )

@@ -110,6 +110,8 @@ def load_saved(folder: Path, **flags: Any) -> Any:
         raise ValueError(f"--model_path: no folder {folder}")
     given = {k: v for k, v in flags.items() if v is not None}
     if not (folder / "config.json").exists():
+        if not flags:
+            raise ValueError(f"--model_path: no config.json in {folder}")
         lacking = [f"--{k}" for k in ("model_name", "hidden_dim", "gamma") if k not in given]
         if lacking:
             raise ValueError(f"--model_path: no config.json in {folder}; give {', '.join(lacking)}")

@@ -34,7 +34,7 @@ def translate(args: Sequence[str], params: Sequence[Any]) -> list[str]:
         if flag.startswith("--") and len(flag) > 2 and flag not in flags:
             near = [f for f in flags if f.startswith(flag)]
             flag = near[0] if len({id(flags[f]) for f in near}) == 1 else flag
-        out.append(flag + eq + value)
+        out += [flag, value] if eq and len(flag) == 2 else [flag + eq + value]
         if getattr(flags.get(flag), "multiple", False):
             first = not eq
             while rest and _is_value(rest[0]):

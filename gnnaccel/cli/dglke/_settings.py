@@ -48,6 +48,10 @@ def read_data(
         reading["weight"] = True
     if format == "built_in":
         folder = Path(data_path) / dataset
+        if (folder / "entity2id.txt").exists() and (folder / "train.txt").exists():  # DGL-KE's Freebase: ids, h t r
+            files = ["entity2id.txt", "relation2id.txt", "train.txt", "valid.txt", "test.txt"]
+            there = [*files[:3], *(f for f in files[3:] if (folder / f).exists())]
+            reading |= {"format": "udd_htr", "files": there}
         if folder.is_dir():
             return read_kg(folder, **reading), str(folder.resolve()), reading
         if len(reading) > 1:
