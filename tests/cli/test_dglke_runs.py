@@ -195,3 +195,15 @@ def test_ids_and_weights(kg, tmp_path):
     assert (tmp_path / "out" / "DistMult_ids_0" / "entities.tsv").read_text().startswith("0\te0\n1\te1\n")
     with pytest.raises(ValueError, match="expected 3 columns"):
         call("train", *data, *save)
+
+
+def test_relation_parts_and_asynchronous_updates_train(kg, tmp_path):
+    """Their flags are settings that the trainer knows."""
+    save = ["--save_path", tmp_path, "--max_step", 4, *SMALL]
+    for flags in (
+        ["--rel_part"],
+        ["--rel_part", "--async_update", "--neg_deg_sample", "--pairwise", "--loss_genre", "Hinge"],
+    ):
+        call("train", "--dataset", "synthetic-kg", "--model", "ComplEx", *flags, *save)
+    rows = [np.load(tmp_path / f"ComplEx_synthetic-kg_{i}" / "synthetic-kg_ComplEx_entity.npy") for i in range(2)]
+    assert np.isfinite(rows).all() and not np.array_equal(*rows)
