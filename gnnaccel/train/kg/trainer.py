@@ -316,6 +316,7 @@ class KGTrainer:
             "steps": self.next,
             "best_step": self.best["step"],
             "seconds": round(self.seconds, 3),
+            "threads": torch.get_num_threads(),
             "filtered": self.config.eval.filtered,
             "tie_rule": self.config.eval.ties,
             "val_mrr": self.best["mrr"],
