@@ -98,8 +98,8 @@ def pykeen(work: Work) -> Contender:
 
     kg = work.kg
     peer = PyKEEN(work.model, work.tables, kg.train.tensor(), gamma=_kg.GAMMA, lr=0.1, batch_size=1, negatives=1)
-    known = [kg.train.tensor(), kg.valid.tensor(), kg.test.tensor()]
-    return lambda part: peer.ranks(kg.test[part].tensor(), known)
+    ranks = peer.ranker([kg.train.tensor(), kg.valid.tensor(), kg.test.tensor()])
+    return lambda part: ranks(kg.test[part].tensor())
 
 
 def make_contender(name: str, work: Work, form: str = "") -> Contender:

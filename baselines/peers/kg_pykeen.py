@@ -7,7 +7,7 @@ RotatE takes the Euclidean norm of the difference whatever `p` it is given, not 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -135,20 +135,35 @@ class PyKEEN:
         self.model.post_parameter_update()
         return loss
 
-    def ranks(self, triples: Tensor, known: list[Tensor], batch_size: int = 32) -> Tensor:
-        """Filtered ranks by `RankBasedEvaluator`, ties at their middle, float64 `[2, T]`: of tails, then of heads.
+    def ranker(self, known: list[Tensor], batch_size: int = 32) -> Callable[[Tensor], Tensor]:
+        """A function of triples int64 `[T, 3]` that gives their filtered ranks by `RankBasedEvaluator`, ties at their middle,
+        float64 `[2, T]`: of tails, then of heads.
 
         Args:
-            triples: int64 `[T, 3]`.
-            known: Other triples that are true. PyKEEN looks for them anew in each batch.
+            known: All triples that are true. PyKEEN makes them distinct, which is done here, once; which of them answer a
+                question it looks for in each batch.
             batch_size: 32 is what PyKEEN chooses itself on a CPU.
         """
         from pykeen.evaluation import RankBasedEvaluator
+        from pykeen.evaluation.evaluator import prepare_filter_triples
 
         logging.getLogger("torch_max_mem").setLevel(logging.ERROR)  # each call warns that this is a CPU
-        evaluator = RankBasedEvaluator(filtered=True, clear_on_finalize=False)
-        evaluator.evaluate(
-            self.model, triples, batch_size=batch_size, additional_filter_triples=known or None, use_tqdm=False
-        )
-        found = [evaluator.ranks[side, "realistic"] for side in ("tail", "head")]
-        return torch.stack([torch.cat([torch.as_tensor(part) for part in parts]).double() for parts in found])
+        evaluator: Any = RankBasedEvaluator(filtered=True, clear_on_finalize=False)
+        positive = prepare_filter_triples(known[0], known[1:])
+
+        def ranks(triples: Tensor) -> Tensor:
+            evaluator._evaluate_on_device(
+                model=self.model,
+                mapped_triples=triples,
+                batch_size=batch_size,
+                slice_size=None,
+                device=self.model.device,
+                all_pos_triples=positive,
+                targets=("tail", "head"),
+                tqdm_kwargs={"disable": True},
+                restrict_entities_to=None,
+            )
+            found = [evaluator.ranks[side, "realistic"] for side in ("tail", "head")]
+            return torch.stack([torch.cat([torch.as_tensor(part) for part in parts]).double() for parts in found])
+
+        return ranks
