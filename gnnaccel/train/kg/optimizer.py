@@ -18,7 +18,8 @@ MODES = {"adagrad": "row", "adagrad_row_dup": "row_dup", "adagrad_full": "full"}
 class SparseOptimizer:
     """Adagrad or Adam over the tables of a model.
 
-    The learning rate is that of embeddings; RotatE's phases, in radians, learn pi / `init_scale` times as fast.
+    The learning rate and the penalty are those of embeddings; RotatE's phases, in radians, learn pi / `init_scale` times as fast,
+    and are penalised as if they were as much smaller.
 
     Args:
         model: Its tables are updated in place.
@@ -63,10 +64,11 @@ class SparseOptimizer:
         """Learn from gradients of rows `ids` of table `name`, which may repeat: they are summed first."""
         table = self.tables[name].flatten(1)
         grads = [g.flatten(1) for g in grads]
-        rate, state = self.learning_rate(step) * self.stretch.get(name, 1.0), self.state[name]
+        stretch, state = self.stretch.get(name, 1.0), self.state[name]
+        rate, penalty = self.learning_rate(step) * stretch, self.regularization / stretch**self.norm
         # a table of half precision keeps what is lost by rounding only on average
         seed = None if table.dtype.itemsize > 2 else self.config.seed * 2**31 + step
-        options: dict[str, Any] = {"regularization": self.regularization, "norm": self.norm, "seed": seed}
+        options: dict[str, Any] = {"regularization": penalty, "norm": self.norm, "seed": seed}
         if self.config.optimizer == "adam":
             sparse_adam_(table, *state, ids, grads, step + 1, rate, **options)
         else:
