@@ -18,8 +18,8 @@ MODES = {"adagrad": "row", "adagrad_row_dup": "row_dup", "adagrad_full": "full"}
 class SparseOptimizer:
     """Adagrad or Adam over the tables of a model.
 
-    The learning rate and the penalty are those of embeddings; RotatE's phases, in radians, learn pi / `init_scale` times as fast,
-    and are penalised as if they were as much smaller.
+    The learning rate and the penalty are those of embeddings; RotatE's phases, in radians, learn pi / `init_scale` times as
+    fast, and are penalised as if they were as much smaller.
 
     Args:
         model: Its tables are updated in place.
