@@ -9,6 +9,11 @@ out = Console()
 err = Console(stderr=True)
 
 
+def say(line: str, to: Console = err) -> None:
+    """A line for the user: not broken at the edge, brackets in names as they are."""
+    to.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is CUDA where there is one. `ValueError` for a device that is not there."""
     if name == "auto":

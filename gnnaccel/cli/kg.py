@@ -8,11 +8,12 @@ from typing import Annotated, Any
 
 import typer
 import yaml
+from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
 from gnnaccel.cli import kg_files, kg_partition, kg_query
-from gnnaccel.cli._common import err, out, pick_device
+from gnnaccel.cli._common import out, pick_device, say
 from gnnaccel.cli.link import Device, Quiet, Threads, prepare, reference, set_threads, title_of
 
 app = typer.Typer(
@@ -35,6 +36,7 @@ Format = Annotated[
 Duplicates = Annotated[
     str | None, typer.Option("--duplicates", help="Triples that a split holds again: keep (default), drop or error.")
 ]
+AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="A file of valid or test may hold nothing.")]
 
 
 @app.command("train")
@@ -47,13 +49,14 @@ def train(
     columns: Columns = None,
     format: Format = None,
     duplicates: Duplicates = None,
+    allow_empty: AllowEmpty = False,
     config: Annotated[Path | None, typer.Option(help="YAML file laid over the preset.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Setting as key=value, e.g. model.dim=200; repeatable.")
     ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="Use the preset tuned for this data set; by default that of the data."),
+        typer.Option("--preset", help="Preset tuned for this data set, or none; by default that of the data."),
     ] = None,
     to: Annotated[
         Path | None, typer.Option("--out", help="Folder of the run; runs/MODEL-DATA-SEED by default.")
@@ -78,7 +81,7 @@ def train(
         gnnaccel kg train complex --data path/to/fb15k-237 --out runs/complex --resume
     """
     from gnnaccel.train.allocator import keep_freed_memory
-    from gnnaccel.train.kg import KGTrainer, describe_kg, load_kg_config
+    from gnnaccel.train.kg import KGTrainer, describe_kg, kg_presets, load_kg_config
     from gnnaccel.train.trainer import Interrupted, TrainingError
 
     if list_settings:
@@ -89,44 +92,46 @@ def train(
         return
     if model is None:
         raise ValueError("no model: name one, e.g. gnnaccel kg train rotate --data synthetic-kg")
-    reading = reading_options(columns, format, duplicates)
+    reading = reading_options(columns, format, duplicates, allow_empty)
     kg = load_graph(data, reading)
     settings_used = load_kg_config(model, preset or kg.name, config, settings or [])
+    if preset not in (None, "none", *(tuned := kg_presets()[model])):
+        raise ValueError(f"--preset must be none or one of {model}'s, {', '.join(tuned)}, got {preset!r}")
     set_threads(threads)
+    place = pick_device(device)
     keep_freed_memory()
     folder = to or Path("runs") / f"{model}-{title_of(data).replace(':', '-')}-{settings_used.train.seed}"
     prepare(folder, resume, overwrite)
-    err.print(describe_graph(kg), highlight=False)
+    say(describe_graph(kg))
     trainer = KGTrainer(
         settings_used,
         kg,
         folder,
-        device=pick_device(device),
+        device=place,
         data=reference(data),
         reading=reading,
         progress=not quiet,
-        notify=lambda line: err.print(line, highlight=False),
+        notify=say,
     )
     if resume:
         trainer.resume()
         stands = trainer.finished
-        err.print(
+        say(
             f"resuming at step {trainer.next + 1}"
             if stands is None
-            else f"this run is finished: {stands}. Its results again:",
-            highlight=False,
+            else f"this run is finished: {stands}. Its results again:"
         )
     (folder / "config.yaml").write_text(yaml.safe_dump(settings_used.model_dump(), sort_keys=False), "utf-8")
     try:
         results = trainer.fit()
     except Interrupted as stop:
-        err.print(f"{stop}; continue with --out {folder} --resume", highlight=False)
+        say(f"{stop}; continue with --out {folder} --resume")
         raise typer.Exit(130) from None
     except TrainingError as error:
         raise ValueError(str(error)) from None
     if "test_mrr" in results:
         out.print(metrics_table(strip(results, "test_"), f"{model} on {title_of(data)}: test"))
-    out.print(f"{results['seconds']:.0f} s of training; results in {folder}", highlight=False)
+    say(f"{results['seconds']:.0f} s of training; results in {folder}", out)
 
 
 @app.command("eval")
@@ -153,16 +158,20 @@ def evaluate(
 
         gnnaccel kg eval runs/complex-fb15k-237-0 --split valid --raw --json
     """
+    from gnnaccel.data.kg import SPLITS
     from gnnaccel.train.kg import evaluate as rank
     from gnnaccel.train.kg import load_kg_run
-    from gnnaccel.train.kg.trainer import check_kg_fits
+    from gnnaccel.train.kg.evaluate import TIES
     from gnnaccel.train.trainer import plain
 
+    for name, value, choices in (
+        ("split", split, SPLITS), ("ties", ties, TIES), ("unseen", unseen, ("rank", "drop")),
+    ):  # fmt: skip
+        if value not in choices:
+            raise ValueError(f"--{name} must be {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}")
     set_threads(threads)
     model, config, state = load_kg_run(run, pick_device(device))
-    name = data or state["data"]["name"]
-    kg = load_graph(name, state["data"]["reading"])
-    check_kg_fits(state, kg, run)
+    kg = graph_of(state, data, run)
     with tqdm(
         total=2 * len(kg.split(split)),
         desc="ranking",
@@ -186,7 +195,8 @@ def evaluate(
     if as_json:
         print(json.dumps(plain({"split": split, "filtered": not raw, "tie_rule": ties, **results}), indent=2))
         return
-    out.print(metrics_table(results, f"{config.model.name} on {title_of(name)}: {split}{', raw' if raw else ''}"))
+    where = title_of(data or state["data"]["name"])
+    out.print(metrics_table(results, f"{config.model.name} on {where}: {split}{', raw' if raw else ''}"))
 
 
 @app.command("presets")
@@ -217,10 +227,14 @@ app.command("import")(kg_files.import_)
 app.command("partition")(kg_partition.partition)
 
 
-def reading_options(columns: str | None, format: str | None, duplicates: str | None) -> dict[str, Any]:
+def reading_options(
+    columns: str | None, format: str | None, duplicates: str | None = None, allow_empty: bool = False
+) -> dict[str, Any]:
     """Options of `read_kg` that were given."""
-    options: dict[str, Any] = {"format": format, "duplicates": duplicates}
+    options: dict[str, Any] = {"format": format, "duplicates": duplicates, "allow_empty": allow_empty or None}
     if columns is not None:
+        if sorted(columns.removesuffix("w")) != ["h", "r", "t"]:
+            raise ValueError(f"--columns must be h, r and t in some order, and perhaps w at the end, got {columns!r}")
         options |= {"order": columns.removesuffix("w"), "weight": True if columns.endswith("w") else None}
     return {k: v for k, v in options.items() if v is not None}
 
@@ -230,8 +244,21 @@ def load_graph(data: str, reading: dict[str, Any]) -> Any:
     from gnnaccel.data.kg import load
 
     if reading and data.startswith("synthetic-kg") and not Path(data).exists():
-        raise ValueError(f"--{'columns' if 'order' in reading else next(iter(reading))} is for files, not for {data}")
+        option = "columns" if "order" in reading else next(iter(reading)).replace("_", "-")
+        raise ValueError(f"--{option} is for files, not for {data}")
     return load(data, **reading)
+
+
+def graph_of(state: dict[str, Any], data: str | None, run: Path) -> Any:
+    """The graph that a run was trained on, from where it was or from `data`."""
+    from gnnaccel.train.kg.trainer import check_kg_fits
+
+    name = data or state["data"]["name"]
+    if data is None and Path(name).is_absolute() and not Path(name).exists():
+        raise ValueError(f"{run} was trained on {name}, which is not there; name its place by --data")
+    kg = load_graph(name, state["data"]["reading"])
+    check_kg_fits(state, kg, run)
+    return kg
 
 
 def describe_graph(kg: Any) -> str:
@@ -249,7 +276,7 @@ def describe_graph(kg: Any) -> str:
 
 def metrics_table(results: dict[str, Any], title: str) -> Table:
     """Both sides, each side, and relation categories as one table."""
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=escape(title), title_justify="left", caption_justify="left")
     table.add_column("triples")
     names = ("mrr", "hits@1", "hits@3", "hits@10", "mr", "amri")
     for name in names:

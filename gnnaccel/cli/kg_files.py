@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gnnaccel.cli._common import err
+from gnnaccel.cli._common import say
 from gnnaccel.cli.kg_query import Names, Run
 from gnnaccel.cli.link import prepare, reference
 
@@ -49,7 +49,7 @@ def export(
     else:
         files = EXPORTS[format](model, to, **given)
     for file in files:
-        err.print(f"{file} ({file.stat().st_size / 2**20:,.1f} MiB)", highlight=False)
+        say(f"{file} ({file.stat().st_size / 2**20:,.1f} MiB)")
 
 
 def import_(
@@ -110,7 +110,6 @@ def import_(
     prepare(to, False, overwrite)  # only now, so that a failure leaves the old run
     config = save_imported(fitted, kg, to, data=reference(data), reading=reading)
     by = "by name" if found.entities is not None else "by id"
-    err.print(
-        f"{config.model.name} of width {config.model.dim} for {kg.name}, rows matched {by}; next: gnnaccel kg eval {to}",
-        highlight=False,
+    say(
+        f"{config.model.name} of width {config.model.dim} for {kg.name}, rows matched {by}; next: gnnaccel kg eval {to}"
     )

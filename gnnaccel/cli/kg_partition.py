@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from tqdm import tqdm
 
-from gnnaccel.cli._common import err, out
+from gnnaccel.cli._common import out, say
 from gnnaccel.cli.link import Quiet
 
 
@@ -48,7 +48,7 @@ def partition(
     from gnnaccel.cli.kg import describe_graph, load_graph, reading_options
 
     kg = load_graph(data, reading_options(columns, format, None))
-    err.print(describe_graph(kg), highlight=False)
+    say(describe_graph(kg))
     book, sizes = cut(kg, parts, to, quiet, balance=balance, imbalance=imbalance, seed=seed)
     kg.save_names(to)
     figures = {"parts": parts, "triples": len(kg.train), "cut": book.cut, "cut_share": book.cut_share}

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 from tqdm import tqdm
 
-from gnnaccel.cli._common import err, out, pick_device
+from gnnaccel.cli._common import out, pick_device, say
 from gnnaccel.cli.link import Device, Quiet, Threads, set_threads
 
 pc: Any = pyarrow.compute
@@ -189,12 +189,9 @@ def _load(run: Path, device: str, ids: bool) -> tuple[Any, Names, dict[str, Any]
 
 
 def _known(state: dict[str, Any], data: str | None, run: Path) -> Any:
-    from gnnaccel.cli.kg import load_graph
-    from gnnaccel.train.kg.trainer import check_kg_fits
+    from gnnaccel.cli.kg import graph_of
 
-    kg = load_graph(data or state["data"]["name"], state["data"]["reading"])
-    check_kg_fits(state, kg, run)
-    return kg.known()
+    return graph_of(state, data, run).known()
 
 
 class Names:
@@ -304,7 +301,7 @@ def _emit(
             for count, line in enumerate(lines, 1):  # noqa: B007
                 words = (f"{x:.6g}" if isinstance(x, float) else str(x) for x in line)
                 file.write(("\t".join(words) + "\n").encode())
-        err.print(f"{count:,} lines in {to}", highlight=False)
+        say(f"{count:,} lines in {to}")
         return
     if as_json:
         print("[", end="")

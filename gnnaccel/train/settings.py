@@ -109,7 +109,9 @@ def _explain(error: ValidationError, of: type[Section]) -> str:
     if first["type"] == "extra_forbidden":
         fields = of.model_fields if len(path) == 1 else of.model_fields[path[0]].annotation.model_fields  # type: ignore[union-attr]
         near = difflib.get_close_matches(path[-1], fields, n=1)
-        hint = f"; did you mean {'.'.join([*path[:-1], near[0]])}?" if near else ""
+        if not near and len(path) == 1:  # a key without its section
+            near = [f"{s}.{path[0]}" for s, f in fields.items() if path[0] in getattr(f.annotation, "model_fields", {})]
+        hint = f"; did you mean {'.'.join([*path[:-1], near[0]])}?" if near else "."
         return (
             f"unknown setting {'.'.join(path)}{hint} There is: {', '.join('.'.join([*path[:-1], f]) for f in fields)}"
         )

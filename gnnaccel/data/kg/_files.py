@@ -181,6 +181,7 @@ class TripleFile:
         self.delimiter = _guess_delimiter(line, 3 + weight) if delimiter is None else delimiter
         self.names = [*(order or "hrt"), *([_WEIGHT] if weight else [])]
         cells = [x.strip().lower() for x in self.split(line)]
+        self.columns = len(cells)
         roles = "".join(_ROLES.get(x, "") for x in cells)
         if header is None:
             header = sorted(roles) == ["h", "r", "t"] and not count_line
@@ -287,7 +288,11 @@ class TripleFile:
             if len(cells) != wanted:
                 if not line.strip():
                     continue
-                hint = "pass weight=True for a fourth column of weights" if len(cells) == wanted + 1 == 4 else None
+                hint = (
+                    "pass weight=True (--columns hrtw) for a fourth column of weights"
+                    if len(cells) == wanted + 1 == 4
+                    else None
+                )
                 other = _guess_delimiter(line, wanted)
                 if other != self.delimiter and len(cells) == 1:
                     hint = f"this line looks separated by {_SPELT[other]}: use one delimiter in all lines"

@@ -99,7 +99,8 @@ def read_kg(
         unknown: See above.
         duplicates: Triples that a split holds again: keep, drop (counted in `dropped`), or error.
         allow_empty: A file of valid or test may hold nothing.
-        weight: A fourth column holds an importance for each triple (DGL-KE's --has_edge_importance).
+        weight: A fourth column holds an importance for each triple (DGL-KE's --has_edge_importance); valid and test may be
+            without.
         name: Default: the name of the folder or file.
 
     Returns:
@@ -126,9 +127,11 @@ def read_kg(
     parts = {}
     for split, file in layout.splits.items():
         opened = TripleFile(file, order, **options)
+        if weight and split != "train" and TripleFile(file, order, **options | {"weight": False}).columns == 3:
+            opened = TripleFile(file, order, **options | {"weight": False})  # a ranking needs none
         parts[split] = _Part(opened, opened.read())
         if not len(parts[split].columns) and not (allow_empty and split != "train"):
-            remedy = "pass allow_empty=True, or leave the file out" if split != "train" else None
+            remedy = "pass allow_empty=True (--allow-empty), or leave the file out" if split != "train" else None
             raise TripleError(file, f"expected triples of {split}, got an empty split", remedy)
     names = [None if f is None else read_names(f, not openke) for f in (layout.entities, layout.relations)]
     sizes, names = _number(layout, parts, names)
@@ -247,7 +250,7 @@ def _names_or_ids(part: _Part, names: list[Any]) -> str:
     by_id = all(re.fullmatch("[0-9]{1,18}", x) and int(x) < len(n) for x, n in zip(cells, known, strict=True))
     if by_name and by_id and place != [int(x) for x in cells]:
         problem = f"expected names or ids, got {' '.join(cells)}, which are both"
-        raise part.file.fail(0, problem, "pass format='names' or format='ids'")
+        raise part.file.fail(0, problem, "pass format='names' or format='ids' (--format)")
     return "names" if by_name or not by_id else "ids"
 
 
@@ -308,7 +311,7 @@ def _duplicates(parts: dict[str, _Part], policy: str) -> dict[str, int]:
             at = int(np.argmax(again))
             earlier = int(np.argmax((part.ids[:, :at] == part.ids[:, at : at + 1]).all(0)))
             problem = f"expected each triple of {split} once, got the one of line {part.file.line_of(earlier)} again"
-            raise part.file.fail(at, problem, "pass duplicates='drop' or 'keep'")
+            raise part.file.fail(at, problem, "pass duplicates='drop' or 'keep' (--duplicates)")
         dropped[split] = int(again.sum())
         part.keep(~again)
     return dropped

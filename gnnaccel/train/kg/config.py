@@ -178,7 +178,8 @@ def validate_kg(values: Mapping[str, Any]) -> KGConfig:
     if m.relation_dim is not None and m.name != "transr":
         raise ConfigError(f"setting model.relation_dim: is transr's, leave it out for {m.name}")
     if loss.adversarial_temperature is not None and loss.kind in ("bce", "softmax"):
-        raise ConfigError(f"setting loss.adversarial_temperature: has no meaning for loss.kind {loss.kind!r}")
+        problem = f"has no meaning for loss.kind {loss.kind!r}"
+        raise ConfigError(f"setting loss.adversarial_temperature: {problem}, leave it out or set it to null")
     if m.reciprocal and n.sides != "tail":
         raise ConfigError("setting negatives.sides: must be 'tail' with model.reciprocal, whose heads are tails too")
     if m.name == "transr" and n.mode == "all":

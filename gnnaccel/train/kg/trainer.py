@@ -260,21 +260,35 @@ class KGTrainer:
 
     def _check(self, update: Update, batch: Batch) -> None:
         """Stop before anything is learnt from a step that has become NaN or infinite."""
-        if math.isfinite(float(update.loss)):
-            return
-        cause = "a score or its loss overflowed"
+        if not math.isfinite(float(update.loss)):
+            cause = self._spoilt() or "a score or its loss overflowed"
+            self._give_up(f"the loss became {float(update.loss)} in step {batch.step + 1}", cause, batch.step)
+
+    def _check_tables(self) -> None:
+        """Stop before tables are kept that a step has spoilt, which only the loss of the next would tell."""
+        if cause := self._spoilt():
+            self._give_up(f"the update of step {self.next} overflowed", cause, self.next - 1)
+
+    def _spoilt(self) -> str | None:
         for name, table in self.optimizer.tables.items():
-            bad = ~torch.isfinite(table.flatten(1)).all(1)
-            if bad.any():
-                cause = f"row {int(bad.nonzero()[0])} of the {name} table is not finite"
-                break
+            if not all(math.isfinite(x) for x in table.aminmax()):
+                bad = ~torch.isfinite(table.flatten(1)).all(1)
+                return f"row {int(bad.nonzero()[0])} of the {name} table is not finite"
+        return None
+
+    def _give_up(self, what: str, cause: str, step: int) -> None:
+        kept = (
+            "The last good checkpoint is kept"
+            if (self.out / "checkpoint.pt").exists()
+            else "There is no checkpoint yet"
+        )
         raise TrainingError(
-            f"the loss became {float(update.loss)} in step {batch.step + 1}, epoch "
-            f"{batch.step // self.schedule.per_epoch + 1}: {cause}. The last good "
-            "checkpoint is kept; lower train.learning_rate, or loss.adversarial_temperature"
+            f"{what}, epoch {step // self.schedule.per_epoch + 1}: {cause}. {kept}; "
+            "lower train.learning_rate, or loss.adversarial_temperature"
         )
 
     def _validate(self) -> None:
+        self._check_tables()
         epoch = -(-self.next // self.schedule.per_epoch)
         metrics = {}
         sample = self.config.eval.valid_triples
@@ -373,7 +387,8 @@ class KGTrainer:
             self.pending = Update(**state["pending"])
 
     def save(self) -> None:
-        """Write `checkpoint.pt`."""
+        """Write `checkpoint.pt`, unless a step has spoilt the tables: then `TrainingError`."""
+        self._check_tables()
         state = {
             **self._header(),
             "optimizer": self.optimizer.state_dict(),
