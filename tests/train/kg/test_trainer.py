@@ -12,8 +12,8 @@ import torch
 from gnnaccel.data.kg import KnowledgeGraph, Triples, load
 from gnnaccel.ops.kg_score import MODELS
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint
-from gnnaccel.train.kg import KGTrainer, load_kg_config, load_kg_run
-from gnnaccel.train.settings import ConfigError
+from gnnaccel.train.kg import KGTrainer, load_kg_config, load_kg_run, validate_kg
+from gnnaccel.train.settings import ConfigError, lay_over
 from gnnaccel.train.trainer import Interrupted, TrainingError
 
 SMALL = (
@@ -32,7 +32,6 @@ VARIANTS = {
     "complex": [
         "negatives.mode=all",
         "loss.kind=softmax",
-        "loss.adversarial_temperature=null",
         "model.reciprocal=true",
         "negatives.sides=tail",
         "loss.regularizer=n3",
@@ -44,18 +43,15 @@ VARIANTS = {
     "transr": ["loss.kind=pairwise_hinge", "model.relation_dim=8", "train.warmup=5"],
     "simple": ["model.dtype=bfloat16", "train.schedule=cosine", "loss.kind=bce"],
 }
-for _variant in VARIANTS.values():
-    if any(s in _variant for s in ("loss.kind=softmax", "loss.kind=bce")):
-        _variant.append("loss.adversarial_temperature=null")
-
-
 @pytest.fixture(scope="module")
 def kg():
     return load("synthetic-kg")
 
 
 def trainer(kg, folder, model, *settings, **options):
-    config = load_kg_config(model, overrides=[*SMALL, *VARIANTS[model], *settings])
+    values = {"model": {"name": model}}  # not a preset's: those are tuned, and change
+    lay_over(values, [*SMALL, *VARIANTS[model], *settings])
+    config = validate_kg(values)
     return KGTrainer(config, kg, folder, progress=False, **options)
 
 
@@ -68,7 +64,7 @@ def same(a, b):
 
 
 def figures(results):
-    return {k: str(v) for k, v in results.items() if k not in ("seconds", "data")}
+    return {k: str(v) for k, v in results.items() if k not in ("seconds", "threads", "data")}
 
 
 def test_every_model_has_a_variant():
@@ -87,8 +83,6 @@ def test_bits_do_not_depend_on_threads_or_lookahead(kg, tmp_path, model):
         torch.set_num_threads(threads)
     assert figures(one) == figures(two)
     assert same(tables(tmp_path / "1"), tables(tmp_path / "2"))
-    first, last = (json.loads(x) for x in (tmp_path / "1" / "metrics.jsonl").read_text().splitlines()[:2])
-    assert last["loss"] < first["loss"]
 
 
 @pytest.mark.parametrize("model", MODELS)
