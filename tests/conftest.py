@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+# before torch loads OpenMP: threads that wait for work sleep, so that tests do not crawl beside other programs
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # before any test imports Triton: pin what Triton 3.10 will change, since it changes low bits
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
