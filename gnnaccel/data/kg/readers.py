@@ -119,16 +119,17 @@ def read_kg(
     path = Path(path)
     layout = _layout(path, format, files)
     openke = layout.format == "openke"
-    options = {"delimiter": delimiter, "header": header, "weight": weight}
+    options: dict[str, Any] = {"delimiter": delimiter, "header": header, "weight": weight}
     if openke:
         options |= {"count_line": True, "header": False}
         options["delimiter"] = delimiter or BLANKS  # its files mix blanks and tabs
         order = order or "htr"
+    unweighted: dict[str, Any] = {**options, "weight": False}
     parts = {}
     for split, file in layout.splits.items():
         opened = TripleFile(file, order, **options)
-        if weight and split != "train" and TripleFile(file, order, **options | {"weight": False}).columns == 3:
-            opened = TripleFile(file, order, **options | {"weight": False})  # a ranking needs none
+        if weight and split != "train" and (plain := TripleFile(file, order, **unweighted)).columns == 3:
+            opened = plain  # a ranking needs no weights
         parts[split] = _Part(opened, opened.read())
         if not len(parts[split].columns) and not (allow_empty and split != "train"):
             remedy = "pass allow_empty=True (--allow-empty), or leave the file out" if split != "train" else None
