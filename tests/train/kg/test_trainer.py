@@ -43,6 +43,8 @@ VARIANTS = {
     "transr": ["loss.kind=pairwise_hinge", "model.relation_dim=8", "train.warmup=5"],
     "simple": ["model.dtype=bfloat16", "train.schedule=cosine", "loss.kind=bce"],
 }
+
+
 @pytest.fixture(scope="module")
 def kg():
     return load("synthetic-kg")
