@@ -39,7 +39,8 @@ def info() -> None:
         ops.add_column(column)
     for name in gnnaccel.ops.__all__:
         if hasattr(torch.ops.gnnaccel, name):
-            ops.add_row(name, _library.backend_of(name, "cpu"), _on_cuda(name))
+            served = _inner(name)
+            ops.add_row(name, _library.backend_of(served, "cpu"), _on_cuda(served))
     out.print(ops)
 
 
@@ -50,6 +51,13 @@ def _on_cuda(op: str) -> str:
         return "composed in torch"
     imported = {name.split(".")[2] for name in implementation.__code__.co_names if name.startswith("gnnaccel.kernels.")}
     return " + ".join(KINDS[kind] for kind in sorted(imported)) or "composed of ops"
+
+
+def _inner(op: str) -> str:
+    """The op that does the work of `op`: an inner one, `op` and a suffix, where that is a frame in torch around it."""
+    composed = _library.IMPLS.get((op, "CompositeExplicitAutograd"))
+    names = () if composed is None or (op, "CUDA") in _library.IMPLS else composed.__code__.co_names
+    return next((n for n in names if n.startswith(f"{op}_") and (n, "CUDA") in _library.IMPLS), op)
 
 
 def _version(*names: str) -> str:

@@ -414,7 +414,9 @@ def tensorboard(out: Path, step: int) -> Iterator[Any]:
 
 def add_scalars(board: Any, kind: str, values: Mapping[str, Any], step: int) -> None:
     """The finite floats among `values`, as curves `kind/name`."""
-    for key, value in values.items() if board is not None else ():
+    if board is None:
+        return
+    for key, value in values.items():
         if isinstance(value, float) and math.isfinite(value):
             board.add_scalar(f"{kind}/{key}", value, step)
 

@@ -254,5 +254,5 @@ def test_info_names_the_kernels_that_exist(in_process):
     on_cuda, folder = {name: cuda for name, _, cuda in rows}, Path(kernels.__file__).parent
     assert {"temporal_attention", "temporal_sample", "unique_nodes"} < on_cuda.keys()
     for name, cuda in on_cuda.items():
-        assert (cuda == "Triton") == (folder / "triton" / f"{name}.py").exists(), name
+        assert (cuda == "Triton") == (folder / "triton" / f"{name.removesuffix('_')}.py").exists(), name
         assert (cuda == "CUDA through CuPy") == (folder / "cuda" / f"{name}.cu").exists(), name
