@@ -1,6 +1,6 @@
-// `kg_compare`, the comparison that every model of `kg_score` ends in; products grouped by relation are in kg_project.cpp.
+// `kg_compare`, the comparison that every model of `kg_score` ends in; products grouped by relation are in
+// kg_project.cpp.
 #include "kg_compare.h"
-
 #include "kg_values.h"
 
 namespace gnnaccel {

@@ -12,7 +12,7 @@ import torch
 from gnnaccel.data.kg import KnowledgeGraph, Triples, load
 from gnnaccel.ops.kg_score import MODELS
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint
-from gnnaccel.train.kg import KGTrainer, load_kg_config, load_kg_run, validate_kg
+from gnnaccel.train.kg import KGTrainer, kg_presets, load_kg_config, load_kg_run, validate_kg
 from gnnaccel.train.settings import ConfigError, lay_over
 from gnnaccel.train.trainer import Interrupted, TrainingError
 
@@ -266,3 +266,14 @@ def test_order_by_relation_or_metis(tmp_path):
         }
     for order in ("relation", "metis"):
         assert distinct[order][order] < 0.9 * distinct["random"][order]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_preset_is_valid(model):
+    for data in (*kg_presets()[model], "another"):
+        assert load_kg_config(model, data).model.name == model
+
+
+def test_the_first_example_learns(kg, tmp_path):
+    """`gnnaccel kg train rotate --data synthetic-kg`, as it stands in the README."""
+    assert KGTrainer(load_kg_config("rotate", kg.name), kg, tmp_path, progress=False).fit()["test_mrr"] > 0.5
