@@ -101,18 +101,21 @@ def train(
     place = pick_device(device)
     keep_freed_memory()
     folder = to or Path("runs") / f"{model}-{title_of(data).replace(':', '-')}-{settings_used.train.seed}"
-    prepare(folder, resume, overwrite)
     say(describe_graph(kg))
-    trainer = KGTrainer(
-        settings_used,
-        kg,
-        folder,
-        device=place,
-        data=reference(data),
-        reading=reading,
-        progress=not quiet,
-        notify=say,
-    )
+    try:
+        trainer = KGTrainer(
+            settings_used,
+            kg,
+            folder,
+            device=place,
+            data=reference(data),
+            reading=reading,
+            progress=not quiet,
+            notify=say,
+        )
+    except ImportError as error:  # pymetis
+        raise ValueError(str(error)) from None
+    prepare(folder, resume, overwrite)  # only now, so that a failure leaves the old run
     if resume:
         trainer.resume()
         stands = trainer.finished

@@ -175,10 +175,13 @@ def test_where_nothing_can_be_written(tmp_path):
     assert "file" in refused("train", "distmult", "--out", tmp_path / "file" / "run", *SMALL)
 
 
-def test_a_refused_start_does_not_cost_the_old_run(run):
+def test_a_refused_start_does_not_cost_the_old_run(run, monkeypatch):
     folder, data = run
     before = (folder / "best.pt").read_bytes()
-    refused("train", "distmult", "--data", data, "--out", folder, "--overwrite", "--device", "cuda:x", *SMALL)
+    start = ["train", "distmult", "--data", data, "--out", folder, "--overwrite", *SMALL]
+    refused(*start, "--device", "cuda:x")
+    monkeypatch.setitem(sys.modules, "pymetis", None)
+    assert "pymetis is not installed" in refused(*start, "--set", "train.order=metis")
     assert (folder / "best.pt").read_bytes() == before
 
 
