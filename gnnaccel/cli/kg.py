@@ -212,14 +212,14 @@ def presets() -> None:
     """
     from gnnaccel.train.kg import kg_presets
 
-    table = Table("model", "data", "filtered test MRR", "Hits@10", "minutes, 2 CPU cores", "note")
+    table = Table("model", "data", "filtered test MRR", "Hits@10", "training minutes, one core", "note")
     for model, sets in kg_presets().items():
-        for data, expect in sets.items():
+        for data, expect in sorted(sets.items(), key=lambda item: item[0] == "default"):
             cells = ["", "", "", ""]
             if expect is not None:
                 numbers = [(expect.mrr, ".3f"), (expect.hits_at_10, ".3f"), (expect.minutes, ".1f")]
                 cells = ["" if v is None else f"{v:{form}}" for v, form in numbers] + [expect.note or ""]
-            table.add_row(model, data, *cells)
+            table.add_row(model, "any other" if data == "default" else data, *cells)
     out.print(table)
 
 

@@ -127,7 +127,7 @@ class KGConfig(Section):
 
 
 class Expectation(Section):
-    """What a preset has reached: test metrics and what it took."""
+    """What a preset has reached on the test triples, filtered, and the minutes of training that it took one CPU core."""
 
     mrr: float
     hits_at_10: float | None = None
