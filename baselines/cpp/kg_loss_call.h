@@ -32,8 +32,8 @@ struct Excluded {
 template <class A>
 class LossCall {
   static constexpr int64_t L = Wide<A>::L;
-  static constexpr int64_t kScores = int64_t{6} << 20;                    // of a wave, with its packed rows
-  static constexpr int64_t kMostRows = 256;                               // of a chunk in a wave
+  static constexpr int64_t kScores = int64_t{6} << 20;                   // of a wave, with its packed rows
+  static constexpr int64_t kMostRows = 256;                              // of a chunk in a wave
   static constexpr int64_t kCandidates = 64, kRows = 128, kSlice = 256;  // of a task
 
  public:
