@@ -101,7 +101,9 @@ class OurContender:
             if own is not None and given is not None:
                 own.data = given
         self.tables, self.schedule = tables, Schedule(config, kg)
-        self.train_step = TrainStep(kge, SparseOptimizer(kge, config.train, config.loss, self.schedule.total), config)
+        optimizer = SparseOptimizer(kge, config.train, config.loss, self.schedule.total)
+        optimizer.stretch = {}  # the peers' phases learn at the rate of all rows
+        self.train_step = TrainStep(kge, optimizer, config)
         self.seconds = {"sample": 0.0, "gather": 0.0, "loss": 0.0, "update": 0.0}
 
     def sample(self, i: int) -> Any:
