@@ -1,4 +1,4 @@
-"""Benchmark of `sparse_adagrad_` and `sparse_adam_`: heads, tails and negatives of a batch on the table of a real graph."""
+"""Benchmark of `sparse_adagrad_`: heads, tails and negatives of a batch on the table of a real graph."""
 
 from __future__ import annotations
 
@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 
 from gnnaccel.baselines.peers import sparse_adagrad as adagrad_peers
-from gnnaccel.baselines.peers import sparse_adam as adam_peers
 from gnnaccel.baselines.reference.sparse_adagrad import sparse_adagrad_ as adagrad_reference
-from gnnaccel.baselines.reference.sparse_adam import sparse_adam_ as adam_reference
 from gnnaccel.bench.harness import Entry, register
 from gnnaccel.ops.sparse_adagrad import sparse_adagrad_
-from gnnaccel.ops.sparse_adam import sparse_adam_
 
 FB15K237, WN18RR, RELATIONS = 14541, 40943, 237
 
@@ -44,17 +41,6 @@ def make_adagrad(params: Mapping[str, Any], device: str, seed: int) -> dict[str,
     gen, args = rows(params, device, seed)
     shape = args["table"].shape if params["mode"] == "full" else args["table"].shape[:1]
     return {**args, "state": torch.rand(shape, generator=gen).to(device) / params["m"] ** 2, "mode": params["mode"]}
-
-
-def make_adam(params: Mapping[str, Any], device: str, seed: int) -> dict[str, Any]:
-    gen, args = rows(params, device, seed)
-    shape, m = args["table"].shape, params["m"]
-    moments = {
-        "exp_avg": torch.randn(shape, generator=gen).to(device) / m,
-        # far from 0, where it would matter to which root eps is added
-        "exp_avg_sq": (0.5 + torch.rand(shape, generator=gen)).to(device) / m**2,
-    }
-    return {**args, **moments, "step": 100}
 
 
 def giving_tables(op: Callable[..., Any]) -> Callable[..., tuple[Tensor, ...]]:
@@ -90,17 +76,3 @@ for mode, peers in adagrad_peers.PROVIDERS.items():
             bytes=moved,
         )
     )
-
-register(
-    Entry(
-        op="sparse_adam",
-        cases=CASES,
-        tiny=TINY,
-        reference_cases=("tiny",),
-        make=make_adam,
-        providers={name: giving_tables(op) for name, op in {"gnnaccel": sparse_adam_, **adam_peers.PROVIDERS}.items()},
-        reference=giving_tables(adam_reference),
-        fresh=("table", "exp_avg", "exp_avg_sq"),
-        bytes=moved,
-    )
-)
