@@ -124,7 +124,7 @@ class OurContender:
         done = time.perf_counter()
         for stage, seconds in (("gather", gathered - start), ("loss", graded - gathered), ("update", done - graded)):
             self.seconds[stage] += seconds
-        return float(update.loss)
+        return update.loss
 
     @staticmethod
     def _ours(batch: Batch) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gnnaccel.ops._kg_compare import DOT, L1, L2, _moduli, _tiles
 from gnnaccel.ops.gather_rows import gather_rows
-from gnnaccel.ops.kg_score import _FLOATING, _HALVES, KINDS, MODELS, _query, _relation_width
+from gnnaccel.ops.kg_score import _FLOATING, HALVES, KINDS, MODELS, _query, relation_width
 
 _IDS = (torch.int64, torch.int32)
 _BLOCK = 1 << 21  # elements of the queries that exist at a time
@@ -43,14 +43,14 @@ def check_tables(owner: str, model: str, side: str, tables: Tables) -> None:
     if entity.dim() != 2:
         raise ValueError(f"{owner}: entity_table must be [E, D], got {list(entity.shape)}")
     D = entity.shape[1]
-    if model in _HALVES and D % 2:
+    if model in HALVES and D % 2:
         raise ValueError(f"{owner}: entity_table must have an even number of columns for {model}, got {D}")
     if relation.dtype != entity.dtype:
         raise TypeError(
             f"{owner}: relation_table must have the dtype of entity_table ({entity.dtype}), got {relation.dtype}"
         )
-    if relation.dim() != 2 or (model != "transr" and relation.shape[1] != _relation_width(model, D)):
-        width = "M" if model == "transr" else _relation_width(model, D)
+    if relation.dim() != 2 or (model != "transr" and relation.shape[1] != relation_width(model, D)):
+        width = "M" if model == "transr" else relation_width(model, D)
         raise ValueError(f"{owner}: relation_table must be [R, {width}], got {list(relation.shape)}")
     if model != "transr":
         if projection is not None:

@@ -23,12 +23,15 @@ KINDS = {
     "simple": DOT,
 }
 MODELS = tuple(KINDS)
-_HALVES = ("complex", "rotate", "simple")
+HALVES = ("complex", "rotate", "simple")  # models whose entity rows have two halves
 _FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
-def _relation_width(model: str, D: int) -> int:
-    return {"rotate": D // 2, "rescal": D * D}.get(model, D)
+def relation_width(model: str, dim: int, relation_dim: int | None = None) -> int:
+    """Columns of a relation's row, for entity rows of `dim` columns; TransR's are `relation_dim`, or as many as `dim`."""
+    if model == "transr":
+        return relation_dim or dim
+    return {"rotate": dim // 2, "rescal": dim * dim}.get(model, dim)
 
 
 def _check_entities(owner: str, model: str, rows: dict[str, Tensor]) -> None:
@@ -42,7 +45,7 @@ def _check_entities(owner: str, model: str, rows: dict[str, Tensor]) -> None:
     for name, tensor in others:
         if tensor.dtype != kept.dtype:
             raise TypeError(f"{owner}: {name} must have the dtype of {first} ({kept.dtype}), got {tensor.dtype}")
-    if model in _HALVES and kept.shape[1] % 2:
+    if model in HALVES and kept.shape[1] % 2:
         raise ValueError(f"{owner}: {first} must have an even number of columns for {model}, got {kept.shape[1]}")
 
 
@@ -52,8 +55,8 @@ def _check_relations(
     B, D = kept.shape
     if r.dtype != kept.dtype:
         raise TypeError(f"{owner}: r must have the dtype of the entity rows ({kept.dtype}), got {r.dtype}")
-    if r.dim() != 2 or (model != "transr" and r.shape[1] != _relation_width(model, D)):
-        width = "M" if model == "transr" else _relation_width(model, D)
+    if r.dim() != 2 or (model != "transr" and r.shape[1] != relation_width(model, D)):
+        width = "M" if model == "transr" else relation_width(model, D)
         raise ValueError(f"{owner}: r must be [{'B' if relation is None else 'R'}, {width}], got {list(r.shape)}")
     if relation is None and r.shape[0] != B:
         raise ValueError(f"{owner}: r must have {B} rows, or come with `relation`, got {r.shape[0]}")

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gnnaccel.nn.kg import MATRICES, check_kg_model, relation_width
+from gnnaccel.nn.kg import MATRICES, check_kg_model
 from gnnaccel.ops import gather_rows, kg_rank, kg_score, kg_topk
+from gnnaccel.ops.kg_score import relation_width
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 

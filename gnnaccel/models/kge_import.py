@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gnnaccel.models.kge import KGE
-from gnnaccel.nn.kg import HALVES, relation_width
+from gnnaccel.ops.kg_score import HALVES, relation_width
 
 __all__ = ["ImportedKGE", "from_tables", "import_dglke", "import_pykeen", "read_array", "read_dglke_config"]
 

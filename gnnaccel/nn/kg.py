@@ -8,17 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from gnnaccel.ops import gather_rows, kg_loss, kg_score, kg_score_negatives
-from gnnaccel.ops.kg_score import MODELS
+from gnnaccel.ops.kg_score import HALVES, MODELS, relation_width
 
-HALVES = ("complex", "rotate", "simple")  # models whose entity rows have two halves
 MATRICES = ("rescal", "transr")  # models with a matrix a relation
-
-
-def relation_width(model: str, dim: int, relation_dim: int | None = None) -> int:
-    """Columns of a relation's row of `kg_score`, for entity rows of `dim` columns."""
-    if model == "transr":
-        return relation_dim or dim
-    return {"rotate": dim // 2, "rescal": dim * dim}.get(model, dim)
 
 
 class KGScorer(nn.Module):

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from gnnaccel.nn.kg import HALVES
-from gnnaccel.ops.kg_score import MODELS
+from gnnaccel.ops.kg_score import HALVES, MODELS
 from gnnaccel.train.settings import ConfigError, Section, checked, lay_over, merge, parse, read_yaml, rows_of
 
 

@@ -73,7 +73,7 @@ class Update:
     """What to learn from: for each table ids and gradients, in parts."""
 
     step: int
-    loss: Tensor
+    loss: float = 0.0
     ids: dict[str, list[Tensor]] = field(default_factory=dict)
     grads: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -97,7 +97,7 @@ class TrainStep:
         self.acc = torch.promote_types(model.entity.dtype, torch.float32)
         self.all = torch.arange(model.num_entities, device=model.entity.device)
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch) -> float:
         """The whole step; returns the loss."""
         update = self.compute(batch, self.gather(batch))
         self.apply(update)
@@ -126,7 +126,7 @@ class TrainStep:
     def compute(self, batch: Batch, rows: Rows) -> Update:
         """Loss of the batch, mean over sides, and the gradients of their sum."""
         loss, m = self.config.loss, self.model
-        update, losses = Update(batch.step, torch.zeros(())), []
+        update, losses = Update(batch.step), []
         which = None if rows.relation is None else rows.relation[1]
         r_ids = batch.r if rows.relation is None else rows.relation[0]
         for side, drawn in batch.negatives.items():
@@ -153,7 +153,7 @@ class TrainStep:
             update.add("relation", r_ids, dr)
             for grad in d_projection:  # TransR's
                 update.add("projection", r_ids, grad)
-        update.loss = torch.stack(losses).mean()
+        update.loss = float(torch.stack(losses).mean())  # waits for a GPU: nothing is learnt before it was looked at
         if loss.regularizer == "n3" and loss.regularization:
             self._n3(batch, rows, update)
         return update

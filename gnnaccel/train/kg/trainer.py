@@ -207,11 +207,10 @@ class KGTrainer:
         ahead = Pipeline([Stage("sample", self.schedule)], self.config.train.lookahead)
         with ahead(range(self.next, end)) as batches:
             for update in self._updates(batches):
-                loss = float(update.loss)
-                self.loss_sum, self.loss_steps = self.loss_sum + loss, self.loss_steps + 1
+                self.loss_sum, self.loss_steps = self.loss_sum + update.loss, self.loss_steps + 1
                 self.next, self.seconds = update.step + 1, time.perf_counter() - start
                 bar.update(self.schedule.sizes[update.step % self.schedule.per_epoch])
-                self.on_step(self.next, loss)
+                self.on_step(self.next, update.loss)
                 bar.set_postfix(
                     epoch=f"{(self.next - 1) // self.schedule.per_epoch + 1}/{self._epochs()}",
                     loss=f"{self.loss_sum / self.loss_steps:.4f}",
@@ -231,10 +230,9 @@ class KGTrainer:
 
     def _updates(self, batches: Iterator[Batch]) -> Iterator[Update]:
         """Each step's update when the tables are fit for a checkpoint: learnt from, or, with staleness, kept in `pending`."""
-        device = self.model.entity.device
+        batches = (batch.to(self.model.entity.device) for batch in batches)
         if not self.config.train.staleness:
             for batch in batches:
-                batch = batch.to(device)
                 update = self.step.compute(batch, self.step.gather(batch))
                 self._check(update, batch)
                 self.step.apply(update)
@@ -242,14 +240,14 @@ class KGTrainer:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="gnnaccel-update") as beside:
             batch = next(batches, None)
-            rows = None if batch is None else self.step.gather(batch := batch.to(device))
+            rows = None if batch is None else self.step.gather(batch)
             while batch is not None and rows is not None:
                 following = next(batches, None)
-                job = beside.submit(self._write_and_read, None if following is None else following.to(device))
+                job = beside.submit(self._write_and_read, following)
                 update = self.step.compute(batch, rows)
                 rows = job.result()
                 self._check(update, batch)
-                self.pending, batch = update, None if following is None else following.to(device)
+                self.pending, batch = update, following
                 yield update
 
     def _write_and_read(self, following: Batch | None) -> Rows | None:
@@ -260,9 +258,9 @@ class KGTrainer:
 
     def _check(self, update: Update, batch: Batch) -> None:
         """Stop before anything is learnt from a step that has become NaN or infinite."""
-        if not math.isfinite(float(update.loss)):
+        if not math.isfinite(update.loss):
             cause = self._spoilt() or "a score or its loss overflowed"
-            self._give_up(f"the loss became {float(update.loss)} in step {batch.step + 1}", cause, batch.step)
+            self._give_up(f"the loss became {update.loss} in step {batch.step + 1}", cause, batch.step)
 
     def _check_tables(self) -> None:
         """Stop before tables are kept that a step has spoilt, which only the loss of the next would tell."""
