@@ -6,8 +6,9 @@
 A step samples, gathers, scores, takes the loss and its gradients, and updates the touched rows by row-wise Adagrad: 1,024
 triples in chunks of 256 that share 256 negatives, heads and tails in turn, DGL-KE's logsigmoid loss. First all contenders take
 the same steps from the same tables, and loss and tables must agree with float64. Then they take turns, each with its own
-sampling, and the ratio is taken turn by turn. Of several ways to write the scores in PyTorch (`forms`), the fastest races.
-PyKEEN knows no shared negatives: 256 a triple, in its own training loop; only its loss can be compared.
+sampling, and the ratio is taken turn by turn. PyKEEN knows no shared negatives: 256 a triple, in its own training loop; only
+its loss can be compared. PyTorch races twice: `sparse` as it is usually written and run (sparse embeddings, `cdist`, moduli by
+roots, the allocator as it is), and in the fastest way that was found (of several `forms` the fastest, freed memory kept).
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ import torch
 import typer
 from torch import Tensor
 
-from gnnaccel.baselines.peers.kg_train import Batch, Tables, TorchStep, forms
+from gnnaccel.baselines.peers.kg_train import Batch, SparseStep, Tables, TorchStep, forms, usual_forms
 from gnnaccel.bench import _kg
 from gnnaccel.bench.device import peak_extra_bytes
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
+from gnnaccel.train import allocator
 
 if TYPE_CHECKING:
     from gnnaccel.data.kg import KnowledgeGraph
 
-PEERS = ("torch", "torch by chunk", "torch.compile", "pykeen")
+PEERS = ("torch", "torch sparse", "torch by chunk", "torch.compile", "torch.compile sparse", "pykeen")
 LEARNING_RATE = 0.1
 STEPS = 4  # of the gate
 SIDES = ("tail", "head")
@@ -62,11 +64,13 @@ def fixed_batch(kg: KnowledgeGraph, size: Size, i: int, seed: int) -> Batch:
     return Batch(kg.train.head[at], kg.train.relation[at], kg.train.tail[at], negative, SIDES[i % 2])
 
 
-class TorchContender(TorchStep):
-    """Plain PyTorch with its own draws: the epoch's order made ahead, negatives by randint."""
+class OwnDraws:
+    """Draws of a plain PyTorch contender: the epoch's order made ahead, negatives by randint."""
+
+    seconds: dict[str, float]
 
     def __init__(self, kg: KnowledgeGraph, size: Size, model: str, tables: Tables, **options: Any) -> None:
-        super().__init__(model, tables, gamma=_kg.GAMMA, lr=LEARNING_RATE, **options)
+        super().__init__(model, tables, gamma=_kg.GAMMA, lr=LEARNING_RATE, **options)  # type: ignore[call-arg]
         self.kg, self.size = kg, size
         self.order = torch.randperm(len(kg.train)).repeat(-(-size.batch // len(kg.train)))
 
@@ -79,6 +83,21 @@ class TorchContender(TorchStep):
         batch = Batch(train.head[at], train.relation[at], train.tail[at], negative, SIDES[i % 2])
         self.seconds["sample"] = self.seconds.get("sample", 0.0) + time.perf_counter() - start
         return batch
+
+
+class TorchContender(OwnDraws, TorchStep):
+    """Plain PyTorch in its fastest way."""
+
+
+class SparseContender(OwnDraws, SparseStep):
+    """Plain PyTorch as it is usually written and run: sparse embeddings, and an allocator that nobody set up."""
+
+    def step(self, batch: Batch) -> float:
+        allocator.give_back_freed_memory()
+        try:
+            return super().step(batch)
+        finally:
+            allocator.keep_freed_memory()
 
 
 class OurContender:
@@ -252,13 +271,14 @@ def make_contender(
     if name == "pykeen":
         return PyKEENContender(kg, size, model, start.copy()), ""
     # inductor takes seconds to compile what the gate runs for microseconds
-    backend = None if name != "torch.compile" else "inductor" if fast else "aot_eager"
+    backend = None if not name.startswith("torch.compile") else "inductor" if fast else "aot_eager"
     options = {"backend": backend, "by_chunk": name == "torch by chunk"}
+    sparse = name.endswith("sparse")
 
-    def build(form: str) -> TorchContender:
-        return TorchContender(kg, size, model, start.copy(), form=form, **options)
+    def build(form: str) -> TorchContender | SparseContender:
+        return (SparseContender if sparse else TorchContender)(kg, size, model, start.copy(), form=form, **options)
 
-    names = forms(model, backend is not None)
+    names = usual_forms(model) if sparse else forms(model, backend is not None)
     form = fastest_form(build, names) if fast else names[0]
     return build(form), form
 
@@ -270,10 +290,8 @@ def measure(
     size: Size | None = None,
 ) -> Iterator[Row]:
     """Rows of a run: for each model, ours and the peers."""
-    from gnnaccel.train.allocator import keep_freed_memory
-
     settings = runner.settings
-    keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
+    allocator.keep_freed_memory()  # as `gnnaccel train` does; all but `SparseContender` have it
     kg = _kg.load_graph(settings)
     size = size or (Size(24, 8, 6, 8) if settings.correctness_only else Size())
     for model in models:

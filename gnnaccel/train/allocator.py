@@ -17,10 +17,19 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether the C library was glibc and took the settings.
     """
+    return _set(1 << 30, 2**31 - 1)
+
+
+def give_back_freed_memory() -> bool:
+    """The opposite, for comparisons: the thresholds that glibc's own adjustment ends with (32 and 64 MiB)."""
+    return _set(32 << 20, 64 << 20)
+
+
+def _set(mmap_threshold: int, trim_threshold: int) -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, 1 << 30)) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+    return bool(mallopt(M_MMAP_THRESHOLD, mmap_threshold)) and bool(mallopt(M_TRIM_THRESHOLD, trim_threshold))

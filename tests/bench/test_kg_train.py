@@ -27,6 +27,7 @@ def kg():
 def one_thread(monkeypatch):
     # the C library's settings are the process's, which is the tests'
     monkeypatch.setattr("gnnaccel.train.allocator.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("gnnaccel.train.allocator.give_back_freed_memory", lambda: True)
 
 
 def start(kg, model, seed=0):
@@ -56,6 +57,9 @@ def test_plain_loss_and_update_are_those_of_the_references(kg, model):
             for by_chunk in (False, True):
                 step = peer.TorchStep(model, tables.copy(), gamma=_kg.GAMMA, lr=0.1, form=form, by_chunk=by_chunk)
                 assert step.step(batch) == pytest.approx(want, rel=1e-9)
+        for form in peer.usual_forms(model):
+            step = peer.SparseStep(model, tables.copy(), gamma=_kg.GAMMA, lr=0.1, form=form)
+            assert step.step(batch) == pytest.approx(want, rel=1e-9)
 
 
 def test_plain_adagrad_is_that_of_the_reference():
@@ -71,7 +75,9 @@ def test_plain_adagrad_is_that_of_the_reference():
 
 
 def test_all_contenders_agree(kg):
-    rows = list(kg_train.measure(Runner(Settings(correctness_only=True)), ALL, ("torch", "torch by chunk")))
+    rows = list(
+        kg_train.measure(Runner(Settings(correctness_only=True)), ALL, ("torch", "torch sparse", "torch by chunk"))
+    )
     assert [f"{r.case} {r.provider}: {r.detail}" for r in rows if r.gate != "ok"] == []
     assert {r.case for r in rows} == {f"synthetic-kg_{model}" for model in ALL}
     assert all(r.p50_ms is None for r in rows)
