@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gnnaccel.graph import Block, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
+from gnnaccel.graph import Block, Graph, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
 from gnnaccel.ops import (
     Ranks,
     gather_rows,
@@ -36,6 +36,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Block",
+    "Graph",
     "Ranks",
     "TemporalGraph",
     "TimeSemantics",

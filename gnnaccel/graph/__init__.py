@@ -11,10 +11,12 @@ from gnnaccel.graph.partition import (
     relation_partition,
 )
 from gnnaccel.graph.semantics import TimeSemantics
+from gnnaccel.graph.static import Graph
 from gnnaccel.graph.temporal import TemporalGraph
 
 __all__ = [
     "Block",
+    "Graph",
     "Hop",
     "LocalityOrder",
     "PartitionBook",
