@@ -26,6 +26,7 @@ from gnnaccel.ops import (
     sparse_adam_,
     temporal_attention,
     time_encode,
+    topk_similar,
     unique_nodes,
 )
 
@@ -63,6 +64,7 @@ __all__ = [
     "temporal_sample",
     "temporal_sample_hops",
     "time_encode",
+    "topk_similar",
     "train",
     "unique_nodes",
 ]

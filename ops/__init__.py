@@ -13,6 +13,7 @@ from gnnaccel.ops.sparse_adam import sparse_adam_
 from gnnaccel.ops.temporal_attention import temporal_attention
 from gnnaccel.ops.temporal_sample import temporal_sample
 from gnnaccel.ops.time_encode import time_encode
+from gnnaccel.ops.topk_similar import topk_similar
 from gnnaccel.ops.unique_nodes import unique_nodes
 
 __all__ = [
@@ -32,5 +33,6 @@ __all__ = [
     "temporal_attention",
     "temporal_sample",
     "time_encode",
+    "topk_similar",
     "unique_nodes",
 ]
