@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gnnaccel.graph import Block, Graph, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
 from gnnaccel.ops import (
     Ranks,
+    gather_aggregate,
     gather_rows,
     kg_loss,
     kg_rank,
@@ -43,6 +44,7 @@ __all__ = [
     "TimeSemantics",
     "__version__",
     "data",
+    "gather_aggregate",
     "gather_rows",
     "kg_loss",
     "kg_rank",

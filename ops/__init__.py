@@ -1,5 +1,6 @@
 """Ops: one file an op, each with schema, kernels by dispatch key, fake, autograd and the public function."""
 
+from gnnaccel.ops.gather_aggregate import gather_aggregate
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
 from gnnaccel.ops.kg_loss import kg_loss
 from gnnaccel.ops.kg_rank import Ranks, kg_rank
@@ -18,6 +19,7 @@ from gnnaccel.ops.unique_nodes import unique_nodes
 
 __all__ = [
     "Ranks",
+    "gather_aggregate",
     "gather_rows",
     "kg_loss",
     "kg_rank",
