@@ -23,7 +23,7 @@ from gnnaccel.nn import Classifier
 from gnnaccel.train.config import Config, ConfigError
 from gnnaccel.train.labels import Labels, label_metrics, read_labels
 from gnnaccel.train.link import LinkTask, Step
-from gnnaccel.train.trainer import fingerprint
+from gnnaccel.train.trainer import EventTask, fingerprint
 
 _ORDER, _CLASS, _ROW = 3, 4, 5  # streams of random numbers
 _ROWS = 1 << 13  # rows judged at once
@@ -116,7 +116,7 @@ class Rows(NamedTuple):
 
 
 @dataclass
-class FrozenTask:
+class FrozenTask(EventTask):
     """A classifier on embeddings that stay as they are; batches are of random training events.
 
     Args:
@@ -340,4 +340,4 @@ def _short(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _protocol(config: Config) -> dict[str, Any]:
     c = config.classify
-    return {"task": c.task, "end_to_end": c.end_to_end, "sees_event": c.sees_event}
+    return {"semantics": config.data.semantics, "task": c.task, "end_to_end": c.end_to_end, "sees_event": c.sees_event}

@@ -24,6 +24,7 @@ from gnnaccel.train.exact import ExactRows, event_groups, exact_commit, exact_em
 from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
 from gnnaccel.train.pipeline import Pipeline, Stage
 from gnnaccel.train.schedule import batch_bounds
+from gnnaccel.train.trainer import EventTask
 
 DRAWN_EVENTS = 1 << 14  # events whose training negatives are drawn together
 
@@ -48,7 +49,7 @@ class Step(NamedTuple):
 
 
 @dataclass
-class LinkTask:
+class LinkTask(EventTask):
     """A stream with its graph, split and negatives; makes steps and runs the model on them."""
 
     config: Config
@@ -282,7 +283,7 @@ class LinkTask:
 
     def protocol(self) -> dict[str, Any]:
         """Settings that a reader of the results must know."""
-        return {"negatives": self.config.eval.negatives}
+        return {"semantics": self.config.data.semantics, "negatives": self.config.eval.negatives}
 
     @torch.no_grad()
     def walk(self, part: slice) -> Iterator[tuple[Step, Tensor]]:

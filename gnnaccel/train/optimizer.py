@@ -19,12 +19,15 @@ class FusedAdam(torch.optim.Adam):
     Args:
         params: Parameters of one floating dtype on one device.
         lr: Learning rate.
+        weight_decay: L2 penalty, added to the gradient.
     """
 
     _state: list[list[Tensor]] | None = None
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float) -> None:
-        super().__init__([{"params": list(params)}], lr=lr, fused=True)  # a group may be empty, a bare list not
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(
+            [{"params": list(params)}], lr=lr, weight_decay=weight_decay, fused=True
+        )  # a group may be empty, a bare list not
         self._step_supports_amp_scaling = False  # `GradScaler` then unscales the gradients itself
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -57,29 +57,40 @@ class StageTimer:
 
 
 class Task(Protocol):
-    """What `Trainer` needs of a task. `LinkTask` is one; `gnnaccel.train.classify` has others."""
+    """What `Trainer` needs of a task: `EventTask`s of a stream, and `gnnaccel.train.gnn`'s of a graph."""
 
     main_metric: str  # of `validate`, higher is better: the best epoch is chosen by it
+    unit: str  # what is trained on, in the plural
 
     @property
-    def config(self) -> Config: ...
+    def config(self) -> Any:
+        """Sections; of `train` the trainer reads epochs, patience, batch_size, learning_rate, seed, lookahead, checkpoint_*."""
+        ...
+
     @property
-    def events(self) -> TemporalEvents: ...
-    @property
-    def split(self) -> Split: ...
+    def split(self) -> Split:
+        """Slices, whose lengths are the numbers of items of each part."""
+        ...
+
     @property
     def model(self) -> nn.Module: ...
     @property
     def device(self) -> torch.device: ...
 
+    def about(self) -> dict[str, Any]:
+        """What data it is, as checkpoints record it: `title`, `fingerprint`, sizes."""
+        ...
+
+    def batch_bounds(self, epoch: int) -> list[int]:
+        """Where the batches of an epoch begin in `split.train`, and its end."""
+        ...
+
+    def stages(self, epoch: int) -> list[Stage]:
+        """What makes a step, for `loss` and `commit`, of (number of the batch, its items): see `Pipeline`."""
+        ...
+
     def reset(self) -> None:
         """Before the first batch of an epoch."""
-
-    def bounds(self, part: slice, batch_size: int, shift: int = 0) -> list[int]: ...
-    def steps(self, part: slice, batch_size: int, first: int = 0) -> Iterator[tuple[int, slice]]: ...
-
-    def training_step(self, part: slice, epoch: int, batch: int) -> Any:
-        """What `loss` and `commit` take for the events of one batch."""
 
     def loss(self, step: Any) -> tuple[Tensor, Any]:
         """A scalar to minimise, and what to pass to `commit`."""
@@ -89,7 +100,7 @@ class Task(Protocol):
         """After the optimiser's step."""
 
     def replay(self, part: slice) -> None:
-        """Let events happen without learning from them."""
+        """Let the items happen without learning from them."""
 
     def validate(self, progress: Any = None) -> dict[str, float]: ...
     def test(self, progress: Any = None) -> dict[str, Any]: ...
@@ -99,11 +110,48 @@ class Task(Protocol):
         ...
 
 
+class EventTask:
+    """What tasks on a stream of events have in common: batches are consecutive events."""
+
+    config: Config
+    events: TemporalEvents
+    split: Split
+    unit: str = "events"
+
+    def bounds(self, part: slice, batch_size: int, shift: int = 0) -> list[int]:
+        raise TypeError(f"{type(self).__name__}: bounds must be defined")
+
+    def training_step(self, part: slice, epoch: int, batch: int) -> Any:
+        """What `loss` and `commit` take for the events of one batch."""
+        raise TypeError(f"{type(self).__name__}: training_step must be defined")
+
+    def about(self) -> dict[str, Any]:
+        return {
+            "title": self.events.name,
+            "num_nodes": self.events.num_nodes,
+            "num_events": len(self.events),
+            "fingerprint": task_fingerprint(self),
+        }
+
+    def batch_bounds(self, epoch: int) -> list[int]:
+        config = self.config.train
+        shift = chunk_shift(config.batch_size, config.chunks, seed=config.seed, epoch=epoch)
+        return self.bounds(self.split.train, config.batch_size, **({"shift": shift} if shift else {}))
+
+    def stages(self, epoch: int) -> list[Stage]:
+        stages = [Stage("sample", lambda item: self.training_step(item[1], epoch, item[0]))]
+        if getattr(self, "gathers", False):
+            stages.append(Stage("gather", self.gather))  # type: ignore[attr-defined]
+        return stages
+
+
 def make_optimizer(task: Task) -> FusedAdam:
-    return FusedAdam(task.model.parameters(), lr=task.config.train.learning_rate)
+    config = task.config.train
+    decay = getattr(config, "weight_decay", 0.0)
+    return FusedAdam(task.model.parameters(), lr=config.learning_rate, weight_decay=decay)
 
 
-def train_step(task: Task, optimizer: FusedAdam, events: slice, epoch: int, index: int, timer: StageTimer) -> Tensor:
+def train_step(task: Any, optimizer: FusedAdam, events: slice, epoch: int, index: int, timer: StageTimer) -> Tensor:
     """Sample, score, learn from, and commit the events of one batch; returns the loss (detached)."""
     with timer("sample"):
         step = task.training_step(events, epoch, index)
@@ -139,7 +187,7 @@ def fingerprint(events: TemporalEvents) -> str:
     return digest.hexdigest()[:16]
 
 
-def task_fingerprint(task: Task) -> str:
+def task_fingerprint(task: EventTask) -> str:
     """`fingerprint` of the task's events, and of what else it learns from (`learns_from()`, bytes)."""
     more = getattr(task, "learns_from", None)
     found = fingerprint(task.events)
@@ -182,7 +230,9 @@ class Trainer:
         self.seconds = 0.0  # of the current epoch
         self.best: dict[str, Any] = {"value": -math.inf, "epoch": -1}
         self.lines: list[str] = []  # of metrics.jsonl
-        self.writes = WriteBehind(lambda step, rows: self.task.commit(step, rows), task.config.train.staleness)
+        self.writes = WriteBehind(
+            lambda step, rows: self.task.commit(step, rows), getattr(task.config.train, "staleness", 0)
+        )
         self._stop = False
         self._board: Any = None
 
@@ -222,7 +272,7 @@ class Trainer:
         self.loss_sum = state["loss_sum"].cpu()
         self.best, self.lines = state["best"], state["lines"]
         for start, stop, index, rows in state.get("pending", []):
-            step = self.task.training_step(slice(start, stop), self.epoch, index)
+            step = self.task.training_step(slice(start, stop), self.epoch, index)  # type: ignore[attr-defined]
             self.writes.pending.append((step, MemoryRows(*rows)))
 
     def save(self) -> None:
@@ -245,7 +295,7 @@ class Trainer:
 
     def _pending(self) -> list[tuple[int, int, int, list[Tensor]]]:
         """Batches that are not written yet: their events, their numbers, and what to write."""
-        bounds, out = self._bounds(), []
+        bounds, out = self.task.batch_bounds(self.epoch), []
         for step, rows in self.writes.pending:
             if rows is None:
                 continue  # a model without state
@@ -254,21 +304,10 @@ class Trainer:
             out.append((step.events.start, step.events.stop, bounds.index(step.events.start), list(rows)))
         return out
 
-    def _bounds(self) -> list[int]:
-        """Where the batches of this epoch begin, and its end."""
-        task, config = self.task, self.task.config.train
-        shift = chunk_shift(config.batch_size, config.chunks, seed=config.seed, epoch=self.epoch)
-        return task.bounds(task.split.train, config.batch_size, **({"shift": shift} if shift else {}))
-
     def _header(self) -> dict[str, Any]:
         return {
             "config": self.task.config.model_dump(),
-            "data": {
-                "name": self.data,
-                "num_nodes": self.task.events.num_nodes,
-                "num_events": len(self.task.events),
-                "fingerprint": task_fingerprint(self.task),
-            },
+            "data": {"name": self.data, **self.task.about()},
             "model": self.task.model.state_dict(),
         }
 
@@ -279,25 +318,16 @@ class Trainer:
             task.reset()
         task.model.train()
         start, saved = time.perf_counter() - self.seconds, time.perf_counter()
-        bounds, epoch = self._bounds(), self.epoch
-        batches = list(enumerate(pairwise(bounds)))[self.batch :]
-
-        def sample(batch: tuple[int, tuple[int, int]]) -> tuple[int, slice, Any]:
-            index, (a, b) = batch
-            return index, slice(a, b), task.training_step(slice(a, b), epoch, index)
-
-        stages = [Stage("sample", sample)]
-        if getattr(task, "gathers", False):
-            gather: Callable[[Any], Any] = task.gather  # type: ignore[attr-defined]
-            stages.append(Stage("gather", lambda batch: (*batch[:2], gather(batch[2]))))
-        ahead = Pipeline(stages, config.lookahead, self.timer)
+        bounds, epoch = task.batch_bounds(self.epoch), self.epoch
+        batches = [(i, slice(a, b)) for i, (a, b) in enumerate(pairwise(bounds))][self.batch :]
+        ahead = Pipeline(task.stages(epoch), config.lookahead, self.timer)
         with (
             self._bar(
                 f"epoch {epoch + 1}/{config.epochs}", part.stop - part.start, bounds[self.batch] - part.start
             ) as bar,
             ahead(batches) as steps,
         ):
-            for index, events, step in steps:
+            for (index, items), step in zip(batches, steps, strict=True):
                 loss = learn(task, self.optimizer, step, self.timer, self.writes.put)
                 self.loss_sum += loss.cpu()
                 if not math.isfinite(self.loss_sum.item()):
@@ -306,7 +336,7 @@ class Trainer:
                         "is kept. Check the features for huge values, or lower train.learning_rate"
                     )
                 self.batch, self.seconds = index + 1, time.perf_counter() - start
-                bar.update(events.stop - events.start)
+                bar.update(items.stop - items.start)
                 bar.set_postfix(loss=f"{self.loss_sum.item() / self.batch:.4f}", refresh=False)
                 every = config.checkpoint_batches
                 due = self.batch % every == 0 if every else time.perf_counter() - saved > config.checkpoint_seconds
@@ -329,14 +359,14 @@ class Trainer:
                 self.out / "best.pt", {**self._header(), "epoch": self.epoch, "position": self.task.split.val.stop}
             )
         train = self.task.split.train
-        events = train.stop - train.start
+        items = train.stop - train.start
         self._log(
             "epoch",
             epoch=self.epoch + 1,
             loss=self.loss_sum.item() / max(self.batch, 1),
             **{f"val_{k}": v for k, v in metrics.items()},
             seconds=round(self.seconds, 3),
-            events_per_second=round(events / max(self.seconds, 1e-9)),
+            **{f"{self.task.unit}_per_second": round(items / max(self.seconds, 1e-9))},
             stage_seconds={stage: round(s, 3) for stage, s in self.timer.seconds.items()},
         )
         self.notify(
@@ -361,9 +391,8 @@ class Trainer:
         epochs = [json.loads(line) for line in self.lines if '"kind": "epoch"' in line]
         results = {
             "model": short_name(task.config.model.name),
-            "data": self.data or task.events.name,
+            "data": self.data or task.about()["title"],
             "seed": task.config.train.seed,
-            "semantics": task.config.data.semantics,
             "epochs": len(epochs),
             "best_epoch": self.best["epoch"] + 1,
             "seconds_per_epoch": sum(e["seconds"] for e in epochs) / len(epochs) if epochs else float("nan"),
@@ -387,7 +416,7 @@ class Trainer:
             total=total,
             initial=initial,
             desc=label,
-            unit=" events",
+            unit=f" {self.task.unit}",
             unit_scale=True,
             leave=False,
             dynamic_ncols=True,
@@ -442,12 +471,16 @@ def stop_signals(ask: Callable[[], None]) -> Iterator[None]:
 def check_fits(state: dict[str, Any], task: Task, path: Path) -> None:
     """Raise `CheckpointError` unless the checkpoint was made with this task's configuration and data."""
     data = state["data"]
-    if data["fingerprint"] != task_fingerprint(task):
+    here, count = task.about(), f"num_{task.unit}"
+    if data["fingerprint"] != here["fingerprint"]:
         raise CheckpointError(
-            f"{path} was trained on {data['num_events']} events of {data['name'] or 'other data'}, and these "
-            f"{len(task.events)} events of {task.events.name} (or their features or labels) are not the same; start a new run"
+            f"{path} was trained on {data.get(count, 'other')} {task.unit} of {data['name'] or 'other data'}, and these "
+            f"{here[count]} {task.unit} of {here['title']} (or their features or labels) are not the same; start a new run"
         )
-    theirs, ours = _flat(config_of(state).model_dump()), _flat(task.config.model_dump())
+    theirs, ours = (
+        _flat(type(task.config).model_validate(state["config"]).model_dump()),
+        _flat(task.config.model_dump()),
+    )
     differing = [k for k in ours if theirs.get(k) != ours[k] and not k.startswith(UNBOUND)]
     if differing:
         k = differing[0]

@@ -107,7 +107,7 @@ def test_a_shifted_epoch_trains_on_every_event(tmp_path, events):  # noqa: F811
     run = trainer(tmp_path, events, "train.chunks=4", "train.epochs=5")
     starts = []
     for run.epoch in range(5):
-        bounds = run._bounds()
+        bounds = run.task.batch_bounds(run.epoch)
         assert (bounds[0], bounds[-1]) == (0, run.task.split.train.stop)
         starts.append(bounds[1])
     assert set(starts) <= {10, 20, 30, 40}
