@@ -9,7 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gnnaccel.graph import Block, Graph, TemporalGraph, TimeSemantics, temporal_sample, temporal_sample_hops
+from gnnaccel.graph import (
+    Block,
+    Graph,
+    TemporalGraph,
+    TimeSemantics,
+    random_walk,
+    temporal_sample,
+    temporal_sample_hops,
+)
 from gnnaccel.ops import (
     Ranks,
     gather_aggregate,
@@ -60,6 +68,7 @@ __all__ = [
     "ops",
     "pyg",
     "quantize_rows",
+    "random_walk",
     "sparse_adagrad_",
     "sparse_adam_",
     "temporal_attention",

@@ -13,6 +13,7 @@ from gnnaccel.graph.partition import (
 from gnnaccel.graph.semantics import TimeSemantics
 from gnnaccel.graph.static import Graph
 from gnnaccel.graph.temporal import TemporalGraph
+from gnnaccel.graph.walks import random_walk
 
 __all__ = [
     "Block",
@@ -28,6 +29,7 @@ __all__ = [
     "build_batch",
     "locality_order",
     "metis_partition",
+    "random_walk",
     "relation_partition",
     "temporal_sample",
     "temporal_sample_hops",
