@@ -54,10 +54,12 @@ def _on_cuda(op: str) -> str:
 
 
 def _inner(op: str) -> str:
-    """The op that does the work of `op`: an inner one that it names, where it is a frame in torch around it."""
+    """The op that does the work of `op`: an inner one, `op` and a suffix, where that is a frame in torch around it."""
+    if op == "topk_similar":
+        return "kg_topk_queries"  # another op's inner one
     composed = _library.IMPLS.get((op, "CompositeExplicitAutograd"))
     names = () if composed is None or (op, "CUDA") in _library.IMPLS else composed.__code__.co_names
-    return next((n for n in names if (n, "CUDA") in _library.IMPLS), op)
+    return next((n for n in names if n.startswith(f"{op}_") and (n, "CUDA") in _library.IMPLS), op)
 
 
 def _version(*names: str) -> str:
