@@ -141,6 +141,22 @@ def synthetic_events(
     )
 
 
+def power_law_nodes(words: np.ndarray, n: int, skew: int) -> np.ndarray:
+    """A node of [0, n) for each random word: that of rank floor(n u^skew), ids scattered. int64."""
+    u = (words >> np.uint64(11)).astype(np.float64)
+    u *= 2.0**-53
+    p = u.copy()
+    for _ in range(skew - 1):
+        p *= u
+    p *= n
+    rank = p.astype(np.int64)
+    # A stride coprime to n visits every id once
+    stride = next(a for a in range(int(n * 0.6180339887) | 1, 2 * n + 3, 2) if np.gcd(a, n) == 1)
+    rank *= stride
+    rank %= n
+    return rank
+
+
 def power_law_events(
     num_nodes: int, num_events: int, *, skew: int = 3, mean_gap: int = 2, seed: int = 0, bipartite: bool = False
 ) -> TemporalEvents:
@@ -168,23 +184,9 @@ def power_law_events(
         )
     bits = _Bits(seed)
 
-    def endpoint(stream: int, n: int) -> np.ndarray:
-        u = (bits.raw(stream, num_events) >> np.uint64(11)).astype(np.float64)
-        u *= 2.0**-53
-        p = u.copy()
-        for _ in range(skew - 1):
-            p *= u
-        p *= n
-        rank = p.astype(np.int64)
-        # A stride coprime to n visits every id once
-        stride = next(a for a in range(int(n * 0.6180339887) | 1, 2 * n + 3, 2) if np.gcd(a, n) == 1)
-        rank *= stride
-        rank %= n
-        return rank
-
     half = num_nodes // 2
-    src = endpoint(0, half if bipartite else num_nodes)
-    dst = endpoint(1, num_nodes - half if bipartite else num_nodes)
+    src = power_law_nodes(bits.raw(0, num_events), half if bipartite else num_nodes, skew)
+    dst = power_law_nodes(bits.raw(1, num_events), num_nodes - half if bipartite else num_nodes, skew)
     if bipartite:
         dst += half
     else:

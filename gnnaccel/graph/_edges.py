@@ -11,14 +11,19 @@ from torch import Tensor
 
 from gnnaccel.graph.temporal import _tensor
 
-__all__ = ["MOST_RELATIONS", "check_range", "check_rows", "ids", "names", "narrow", "relations", "weights"]
+__all__ = ["MOST_RELATIONS", "check_range", "check_rows", "ids", "names", "narrow", "relations", "weights", "writable"]
 
 MOST_RELATIONS = 2**15 - 1
 
 
+def writable(x: Any) -> Any:
+    """A copy of an array that is read-only, which torch would take with a warning; anything else as it is."""
+    return x.copy() if isinstance(x, np.ndarray) and not x.flags.writeable else x
+
+
 def ids(owner: str, name: str, x: Any, keep: bool = False) -> Tensor:
     """Integers `[n]`, contiguous; int64, or int32 where they may `keep` it."""
-    x = _tensor(owner, name, x)
+    x = _tensor(owner, name, writable(x))
     if x.dtype.is_floating_point and x.numel():
         raise TypeError(f"{owner}: {name} must be integers, got {x.dtype}")
     return x.to(torch.int32 if keep and x.dtype == torch.int32 else torch.int64).contiguous()
@@ -55,7 +60,7 @@ def relations(owner: str, relation: Any, num_relations: int | None, edges: int) 
         if num_relations not in (None, 1):
             raise ValueError(f"{owner}: relation must be given for {num_relations} relations, got None")
         return None, 1
-    x = _tensor(owner, "relation", relation)
+    x = _tensor(owner, "relation", writable(relation))
     if x.dtype.is_floating_point and x.numel():
         raise TypeError(f"{owner}: relation must be integers, got {x.dtype}")
     if len(x) != edges:
@@ -71,7 +76,7 @@ def relations(owner: str, relation: Any, num_relations: int | None, edges: int) 
 def weights(owner: str, weight: Any, edges: int) -> Tensor | None:
     if weight is None:
         return None
-    x = _tensor(owner, "weight", weight).detach().to(torch.float32).contiguous()
+    x = _tensor(owner, "weight", writable(weight)).detach().to(torch.float32).contiguous()
     if len(x) != edges:
         raise ValueError(f"{owner}: weight must be [{edges}] like the edges, got [{len(x)}]")
     # one pass: a NaN makes both ends NaN

@@ -196,6 +196,41 @@ class Graph:
         row, nbr = graph._row_of_entries()[order], nbr.long()[order]
         return _sorted(row, nbr, N, eid[order], relation, weight, num_relations, dtype)
 
+    @classmethod
+    def from_scipy(cls, matrix: Any, *, weighted: bool | None = None, add_reverse: bool = False) -> Graph:
+        """From a sparse matrix of SciPy: entry (u, v) is the edge u -> v. See `gnnaccel.graph.builders.from_scipy`."""
+        from gnnaccel.graph.builders import from_scipy
+
+        return from_scipy(matrix, weighted=weighted, add_reverse=add_reverse)
+
+    @classmethod
+    def from_pyg(cls, data: Any) -> Graph:
+        """From a `Data` or `HeteroData` of torch_geometric. See `gnnaccel.graph.builders.from_pyg`."""
+        from gnnaccel.graph.builders import from_pyg
+
+        return from_pyg(data)
+
+    @classmethod
+    def from_networkx(cls, graph: Any, *, weight: str | None = None, relation: str | None = None) -> Graph:
+        """From a graph of NetworkX. See `gnnaccel.graph.builders.from_networkx`."""
+        from gnnaccel.graph.builders import from_networkx
+
+        return from_networkx(graph, weight=weight, relation=relation)
+
+    @classmethod
+    def from_csv(cls, path: str | os.PathLike[str], **options: Any) -> Graph:
+        """From CSV or TSV, also gzipped. See `gnnaccel.graph.builders.from_csv`."""
+        from gnnaccel.graph.builders import from_csv
+
+        return from_csv(path, **options)
+
+    @classmethod
+    def from_npz(cls, path: str | os.PathLike[str], **options: Any) -> Graph:
+        """From arrays in an npz file. See `gnnaccel.graph.builders.from_npz`."""
+        from gnnaccel.graph.builders import from_npz
+
+        return from_npz(path, **options)
+
     # --- views and other graphs ---------------------------------------------------------------------------------------
 
     def in_degree(self) -> Tensor:
