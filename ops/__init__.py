@@ -9,7 +9,9 @@ from gnnaccel.ops.kg_topk import kg_topk
 from gnnaccel.ops.latest_per_node import latest_per_node
 from gnnaccel.ops.mailbox_attention import mailbox_attention
 from gnnaccel.ops.memory_update import memory_update
+from gnnaccel.ops.neighbor_sample import neighbor_sample
 from gnnaccel.ops.random_walk import random_walk
+from gnnaccel.ops.sample_hops import sample_hops
 from gnnaccel.ops.sparse_adagrad import sparse_adagrad_
 from gnnaccel.ops.sparse_adam import sparse_adam_
 from gnnaccel.ops.temporal_attention import temporal_attention
@@ -30,8 +32,10 @@ __all__ = [
     "latest_per_node",
     "mailbox_attention",
     "memory_update",
+    "neighbor_sample",
     "quantize_rows",
     "random_walk",
+    "sample_hops",
     "sparse_adagrad_",
     "sparse_adam_",
     "temporal_attention",

@@ -2,7 +2,7 @@
 // the random draws. Plain inline functions without library calls, so that g++, nvcc and NVRTC all take them.
 #pragma once
 
-#include "philox.cuh"
+#include "draws.cuh"
 
 namespace gnnaccel {
 
@@ -41,46 +41,11 @@ struct SampleArgs {
   int32_t nodes_are_64, visibility, uniform, replace, has_window;  // TGL replaces where it draws: there `replace` is 0
 };
 
-// --- Random draws ---
-
-// The draws of one root: key = seed, counter = (hop and draw, root, batch, epoch). Distinct counters for distinct
-// roots, hops, batches and epochs, so nothing depends on threads or on the order of work. A root is its index, or the
-// 64 bits it is given as its key: the low ones stand in its place, the high ones are added to the epoch without carry.
-// So distinct keys have distinct counters too, within a batch.
-struct Draws {
-  uint32_t k0, k1, root, batch, epoch, counter;
-  uint64_t spare;
-  bool have_spare;
-};
-
 template <class Id, class Time>
 GNNACCEL_HD Draws draws_of(const SampleArgs<Id, Time>& a, int64_t root) {
-  Draws d;
-  d.k0 = static_cast<uint32_t>(a.seed);
-  d.k1 = static_cast<uint32_t>(static_cast<uint64_t>(a.seed) >> 32);
   const uint64_t key =
       a.draw_keys != nullptr ? static_cast<uint64_t>(a.draw_keys[root]) : static_cast<uint32_t>(root + a.root_offset);
-  d.root = static_cast<uint32_t>(key);
-  d.batch = static_cast<uint32_t>(a.batch);
-  d.epoch = static_cast<uint32_t>(a.epoch) ^ static_cast<uint32_t>(key >> 32);
-  d.counter = static_cast<uint32_t>(a.hop) << 24;
-  d.spare = 0;
-  d.have_spare = false;
-  return d;
-}
-
-// floor(x n / 2^64) of 64 random bits x: uniform in [0, n), n < 2^32, but for a bias below n / 2^64.
-GNNACCEL_HD int64_t draw(Draws& d, int64_t n) {
-  uint64_t x = d.spare;
-  if (!d.have_spare) {
-    uint32_t c0 = d.counter++, c1 = d.root, c2 = d.batch, c3 = d.epoch;
-    philox4x32(c0, c1, c2, c3, d.k0, d.k1);
-    x = static_cast<uint64_t>(c1) << 32 | c0;
-    d.spare = static_cast<uint64_t>(c3) << 32 | c2;
-  }
-  d.have_spare = !d.have_spare;
-  const uint64_t m = static_cast<uint64_t>(n);
-  return static_cast<int64_t>(((x >> 32) * m + ((x & 0xffffffffu) * m >> 32)) >> 32);
+  return make_draws(a.seed, a.epoch, a.batch, key, a.hop);
 }
 
 // --- What a root sees ------------------------------------------------------------------------------------------------
