@@ -63,7 +63,7 @@ def _composite(
         except RuntimeError as error:
             raise RuntimeError(str(error).replace("neighbor_sample", "sample_hops")) from None
         found, *rest = sample
-        if bool(((found < -1) | (found >= size)).any()):
+        if bool((found >= size).any()) or int((found >= 0).sum()) != int(rest[1].sum()):
             raise RuntimeError("sample_hops: bad neighbour")
         # seeds and earlier hops come first, so they keep their numbers
         roots = len(nodes)

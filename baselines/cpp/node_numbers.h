@@ -49,14 +49,14 @@ class NumberTable {
   }
 
   // The numbers of ids, -1 at -1; new ones are appended to `nodes`, which has room for n more and one. `out` may be
-  // `ids`. False: an id is not in [-1, num_nodes).
+  // `ids`. Returns how many ids are not -1, or -1 if one is not in [-1, num_nodes).
   template <class Id>
-  bool number(const Id* ids, int64_t n, int64_t num_nodes, int32_t* out, Id* nodes) {
+  int64_t number(const Id* ids, int64_t n, int64_t num_nodes, int32_t* out, Id* nodes) {
     constexpr int64_t kAhead = 24;
     uint32_t* const slots = slots_ + 1;  // before the first: the slot of padding
     const uint32_t base = base_;
     const auto limit = static_cast<uint64_t>(num_nodes);
-    int64_t count = count_;
+    int64_t count = count_, real = 0;
     bool good = true;
     auto place = [limit](int64_t id) { return static_cast<uint64_t>(id) < limit ? id : -1; };
     for (int64_t i = 0; i < n; ++i) {
@@ -64,6 +64,7 @@ class NumberTable {
       const int64_t id = ids[i], at = place(id);
       const bool inside = at >= 0;
       good &= inside | (id == -1);
+      real += inside;
       const uint32_t slot = slots[at];
       const bool is_new = slot < base;
       // arithmetic, not ?: of which compilers make branches that nobody predicts
@@ -75,7 +76,7 @@ class NumberTable {
       out[i] = static_cast<int32_t>(number | (inside ? 0u : 0xffffffffu));
     }
     count_ = count;
-    return good;
+    return good ? real : -1;
   }
 
  private:

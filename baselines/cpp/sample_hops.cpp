@@ -41,9 +41,8 @@ Hops sample(const GraphTensors& graph, const Tensor& seeds, const std::vector<in
   {
     std::vector<int32_t> number(static_cast<size_t>(num_seeds));
     const Id* first = ptr<Id>(seeds);
-    bool good = table->number(first, num_seeds, a.num_nodes, number.data(), nodes);
-    for (int64_t i = 0; i < num_seeds; ++i) good &= first[i] >= 0;
-    if (!good) throw std::runtime_error("sample_hops: bad root");
+    if (table->number(first, num_seeds, a.num_nodes, number.data(), nodes) != num_seeds)
+      throw std::runtime_error("sample_hops: bad root");
     if (table->count() != num_seeds) throw std::runtime_error("sample_hops: repeated seed");
   }
 
@@ -87,7 +86,9 @@ Hops sample(const GraphTensors& graph, const Tensor& seeds, const std::vector<in
     run_neighbors("sample_hops", a);
 
     nodes = room->nodes.template reserve<Id>(roots + slots + 1, roots);
-    if (!table->number(a.out_nbr, slots, a.num_nodes, ptr<int32_t>(row), nodes))
+    int64_t edges = 0;
+    for (int64_t r = 0; r < roots; ++r) edges += a.out_count[r];
+    if (table->number(a.out_nbr, slots, a.num_nodes, ptr<int32_t>(row), nodes) != edges)
       throw std::runtime_error("sample_hops: bad neighbour");
     rows.push_back(row);
     counts.push_back(count);

@@ -2,6 +2,7 @@
 
 from gnnaccel.graph.batch import Hop, Sampling, TemporalBatch, build_batch
 from gnnaccel.graph.block import Block, temporal_sample, temporal_sample_hops
+from gnnaccel.graph.hops import HopBlock, Hops, NeighborBlock, neighbor_sample, sample_hops
 from gnnaccel.graph.partition import (
     LocalityOrder,
     PartitionBook,
@@ -19,7 +20,10 @@ __all__ = [
     "Block",
     "Graph",
     "Hop",
+    "HopBlock",
+    "Hops",
     "LocalityOrder",
+    "NeighborBlock",
     "PartitionBook",
     "RelationPartition",
     "Sampling",
@@ -29,8 +33,10 @@ __all__ = [
     "build_batch",
     "locality_order",
     "metis_partition",
+    "neighbor_sample",
     "random_walk",
     "relation_partition",
+    "sample_hops",
     "temporal_sample",
     "temporal_sample_hops",
 ]
