@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -146,6 +147,34 @@ def weighted(g: Graph, d: Draws, start: Tensor, n: Tensor, fanout: int, replace:
     return picks, count
 
 
+Pick = Callable[[Graph, Draws, Tensor, Tensor, int, bool], tuple[Tensor, Tensor]]
+
+
+def by_relation(
+    g: Graph, d: Draws, start: Tensor, n: Tensor, relation: Tensor, fanout: list[int], replace: bool, pick: Pick
+) -> tuple[Tensor, Tensor]:
+    at, row = ragged(start, n)
+    kind = relation[at].long()
+    key = row * len(fanout) + kind
+    if bool(((kind < 0) | (kind >= len(fanout))).any()) or bool((key[1:] < key[:-1]).any()):
+        raise RuntimeError("neighbor_sample: bad row")
+    size = torch.bincount(key, minlength=len(n) * len(fanout)).reshape(len(n), len(fanout))
+    before = size.cumsum(1) - size
+    parts, rows, count = [], [], torch.zeros_like(n)
+    for r, f in enumerate(fanout):
+        if f == 0:
+            continue
+        picks, some = pick(g, d, start + before[:, r], size[:, r], f, replace)
+        valid = torch.arange(f, device=n.device) < some[:, None]
+        parts.append((picks + before[:, r, None])[valid])
+        rows.append(valid.nonzero()[:, 0])
+        count += some
+    row, place = torch.cat(rows), torch.cat(parts)
+    order = row.argsort(stable=True)
+    picks, _ = compact(row, place, order, len(n), sum(fanout))
+    return picks, count
+
+
 def neighbor_sample(
     indptr: Tensor,
     nbr: Tensor,
@@ -178,10 +207,10 @@ def neighbor_sample(
     root = torch.arange(len(nodes), device=device)
     d = Draws(root, torch.zeros_like(root), seed, (epoch, batch, hop))
     pick = weighted if by_weight else uniform
-    if not typed:
-        picks, count = pick(g, d, start, n, slots, replace)
+    if typed and relation is not None:
+        picks, count = by_relation(g, d, start, n, relation, fanout, replace, pick)
     else:
-        picks, count = _by_relation(g, d, start, n, relation, fanout, replace, pick)
+        picks, count = pick(g, d, start, n, slots, replace)
     valid = torch.arange(slots, device=device) < count[:, None]
     at = torch.where(valid, start[:, None] + picks, 0)
 
@@ -195,29 +224,10 @@ def neighbor_sample(
         take(nbr, -1),
         take(eid if edge_ids else nbr, -1, edge_ids),
         count.to(torch.int32),
-        take(relation if relation is not None else torch.empty(0, dtype=torch.int16, device=device), -1, relation is not None),
+        take(
+            relation if relation is not None else torch.empty(0, dtype=torch.int16, device=device),
+            -1,
+            relation is not None,
+        ),
         take(weight if weight is not None else torch.empty(0, device=device), 0, weight is not None),
     )
-
-
-def _by_relation(g, d, start, n, relation, fanout, replace, pick):  # type: ignore[no-untyped-def]
-    at, row = ragged(start, n)
-    kind = relation[at].long()
-    key = row * len(fanout) + kind
-    if bool(((kind < 0) | (kind >= len(fanout))).any()) or bool((key[1:] < key[:-1]).any()):
-        raise RuntimeError("neighbor_sample: bad row")
-    size = torch.bincount(key, minlength=len(n) * len(fanout)).reshape(len(n), len(fanout))
-    before = size.cumsum(1) - size
-    parts, rows, count = [], [], torch.zeros_like(n)
-    for r, f in enumerate(fanout):
-        if f == 0:
-            continue
-        picks, some = pick(g, d, start + before[:, r], size[:, r], f, replace)
-        valid = torch.arange(f, device=n.device) < some[:, None]
-        parts.append((picks + before[:, r, None])[valid])
-        rows.append(valid.nonzero()[:, 0])
-        count += some
-    row, place = torch.cat(rows), torch.cat(parts)
-    order = row.argsort(stable=True)
-    picks, _ = compact(row, place, order, len(n), sum(fanout))
-    return picks, count

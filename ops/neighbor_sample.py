@@ -1,4 +1,4 @@
-"""`neighbor_sample`: neighbours of nodes of a static graph, drawn uniformly or by weight, all of them, or so many a relation."""
+"""`neighbor_sample`: neighbours of nodes of a static graph: drawn uniformly, by weight, so many a relation, or all."""
 
 from __future__ import annotations
 
@@ -216,8 +216,9 @@ def neighbor_sample(
 
     Raises:
         TypeError: A dtype is wrong.
-        ValueError: A shape, name or value is wrong. On CPU also: a root is out of range, a row's offsets or relations are out of
-            order, a weight in such a row is negative or not finite. A GPU gives such roots no neighbours.
+        ValueError: A shape, name or value is wrong. On CPU also: a root is out of range; the offsets of its row, or the
+            relations in it, are seen to be out of order; a weight in it is negative or not finite, where draws are weighted. A
+            GPU gives such roots no neighbours.
     """
     name = "neighbor_sample"
     check_graph(name, indptr, nbr, eid, relation, weight)

@@ -180,8 +180,8 @@ def sample_hops(
 
     The other arguments are `neighbor_sample`'s; hop h draws with `hop=h`.
 
-    Cost: one call for all hops. New nodes are numbered by a table of 4 bytes a node of the graph, which outlives the call; it is
-    cleared once in 2^32 numbers.
+    Cost: one call for all hops. New nodes are numbered by a table of 4 bytes a node of the graph, which outlives the call (on
+    CPU).
 
     Determinism: the same bits for any number of threads and on every device.
 

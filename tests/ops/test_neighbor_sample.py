@@ -207,9 +207,7 @@ def test_zero_weights_are_never_drawn():
     g = line(5, weight=torch.zeros(5, device=DEVICE))
     for replace in (False, True):
         for fanout in (2, 9):
-            *_, count, _, _ = neighbor_sample(
-                **g, nodes=roots(0), fanout=fanout, strategy="weighted", replace=replace
-            )
+            *_, count, _, _ = neighbor_sample(**g, nodes=roots(0), fanout=fanout, strategy="weighted", replace=replace)
             assert count.tolist() == [0]
 
 
@@ -225,7 +223,9 @@ def test_draws_depend_on_each_part_of_the_key():
 
 
 def test_same_bits_for_any_number_of_threads():
-    args = make(edges=20_000, nodes=900, roots=3000, weighted=True, strategy="weighted")(torch.Generator().manual_seed(0))
+    args = make(edges=20_000, nodes=900, roots=3000, weighted=True, strategy="weighted")(
+        torch.Generator().manual_seed(0)
+    )
     runs = []
     for n in (1, 2):
         with threads(n):
