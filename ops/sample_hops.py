@@ -22,6 +22,7 @@ define(
 Sampled = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[Tensor]]
 
 
+@impl("sample_hops", "CUDA")  # composed of ops that have kernels there
 @impl("sample_hops", "CompositeExplicitAutograd")
 def _composite(
     indptr: Tensor,
