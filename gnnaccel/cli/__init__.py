@@ -21,6 +21,7 @@ from gnnaccel.cli.convert import app as convert
 from gnnaccel.cli.info import info
 from gnnaccel.cli.leakcheck import leakcheck
 from gnnaccel.cli.link import evaluate, predict, train
+from gnnaccel.cli.partition import partition
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,6 +53,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("classify")(classify)
 app.command("leakcheck")(leakcheck)
+app.command("partition")(partition)
 app.command("info")(info)
 app.add_typer(data_command.app, name="data")
 app.add_typer(convert, name="convert")

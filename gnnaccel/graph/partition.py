@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from gnnaccel.graph._metis import metis_parts, symmetric_rows
 from gnnaccel.ops._philox import LOW, philox4x32
 
 __all__ = [
     "LocalityOrder",
+    "NodeBook",
     "PartitionBook",
     "RelationPartition",
     "locality_order",
@@ -139,20 +140,14 @@ def relation_partition(
 
 
 @dataclass(frozen=True, eq=False)
-class PartitionBook:
-    """Which part owns which node, and what each part sees of the others. Made by `of` or `metis_partition`.
-
-    Locally a part numbers its own nodes from 0, ascending by global id, and then its halo: nodes of other parts with an edge
-    to or from one of its own. An edge belongs to the part of its source.
+class NodeBook:
+    """Which part owns which node. Made by `of_parts`.
 
     Attributes:
         num_parts: P.
         part: Part of each node, int64 `[N]`.
-        local: Number of each node in its own part, int64 `[N]`.
+        local: Number of each node in its own part, int64 `[N]`: ascending by global id.
         nodes, indptr: Nodes by part, int64 `[N]` and `[P + 1]`.
-        halo_nodes, halo_indptr: Halos, one part after the other, ascending by global id.
-        edge_part: Part of each edge, int64 `[E]`.
-        cut: Edges between nodes of different parts.
     """
 
     num_parts: int
@@ -160,6 +155,41 @@ class PartitionBook:
     local: Tensor
     nodes: Tensor
     indptr: Tensor
+
+    @staticmethod
+    def of_parts(part: Tensor, num_parts: int) -> NodeBook:
+        """From the part of each node."""
+        part = _ids("NodeBook", "part", part, num_parts)
+        return NodeBook(num_parts, part, *_numbered(part, num_parts))
+
+    def inner(self, p: int) -> Tensor:
+        """Global ids of the nodes of part p, ascending."""
+        return self.nodes[int(self.indptr[p]) : int(self.indptr[p + 1])]
+
+
+def _numbered(part: Tensor, num_parts: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`local`, `nodes` and `indptr` of a book."""
+    nodes = part.argsort(stable=True)
+    indptr = _offsets(torch.bincount(part, minlength=num_parts))
+    local = torch.empty_like(nodes)
+    local[nodes] = torch.arange(len(part)) - indptr[part[nodes]]
+    return local, nodes, indptr
+
+
+@dataclass(frozen=True, eq=False)
+class PartitionBook(NodeBook):
+    """Which part owns which node, and what each part sees of the others. Made by `of` or `metis_partition`.
+
+    Locally a part numbers its own nodes from 0, ascending by global id, and then its halo: nodes of other parts with an edge
+    to or from one of its own. An edge belongs to the part of its source.
+
+    Attributes:
+        num_parts, part, local, nodes, indptr: As in `NodeBook`.
+        halo_nodes, halo_indptr: Halos, one part after the other, ascending by global id.
+        edge_part: Part of each edge, int64 `[E]`.
+        cut: Edges between nodes of different parts.
+    """
+
     halo_nodes: Tensor
     halo_indptr: Tensor
     edge_part: Tensor
@@ -174,19 +204,12 @@ class PartitionBook:
         src, dst = _ids(owner, "src", src, N), _ids(owner, "dst", dst, N)
         if len(src) != len(dst):
             raise ValueError(f"{owner}: dst must be as long as src ({len(src)}), got {len(dst)}")
-        nodes = part.argsort(stable=True)
-        indptr = _offsets(torch.bincount(part, minlength=num_parts))
-        local = torch.empty_like(nodes)
-        local[nodes] = torch.arange(N) - indptr[part[nodes]]
+        local, nodes, indptr = _numbered(part, num_parts)
         edge_part, other = part[src], part[dst]
         crossing = edge_part != other
         seen = torch.cat([edge_part[crossing] * N + dst[crossing], other[crossing] * N + src[crossing]]).unique()
         halo_indptr = _offsets(torch.bincount(seen // max(N, 1), minlength=num_parts))
         return cls(num_parts, part, local, nodes, indptr, seen % max(N, 1), halo_indptr, edge_part, int(crossing.sum()))
-
-    def inner(self, p: int) -> Tensor:
-        """Global ids of the nodes of part p, ascending."""
-        return self.nodes[int(self.indptr[p]) : int(self.indptr[p + 1])]
 
     def halo(self, p: int) -> Tensor:
         """Global ids of the halo of part p, ascending."""
@@ -218,16 +241,6 @@ class PartitionBook:
     def imbalance(self) -> float:
         """Nodes of the largest part over the mean, less 1."""
         return int(self.indptr.diff().max()) * self.num_parts / max(len(self.part), 1) - 1
-
-
-def _pymetis() -> Any:
-    try:
-        import pymetis
-    except ImportError as error:
-        raise ImportError(
-            "metis_partition: pymetis is not installed; pip install 'gnnaccel[partition]' or pip install pymetis"
-        ) from error
-    return pymetis
 
 
 def metis_partition(
@@ -268,28 +281,12 @@ def metis_partition(
         raise ValueError(f"{owner}: balance must be nodes or edges, got {balance!r}")
     if not 0.001 <= imbalance <= 10:
         raise ValueError(f"{owner}: imbalance must be in [0.001, 10], got {imbalance}")
-    pymetis = _pymetis()
-    apart = src != dst
-    low, high = torch.minimum(src, dst)[apart], torch.maximum(src, dst)[apart]
-    pairs, weight = (low * N + high).unique(return_counts=True)
-    if len(pairs) == 0 or num_parts == 1:
+    indptr, nbr, count = symmetric_rows(src, dst, N)
+    if len(nbr) == 0 or num_parts == 1:
         return PartitionBook.of(torch.arange(N) * num_parts // max(N, 1), src, dst, num_parts)
-    if 2 * len(pairs) >= 2**31:
-        raise ValueError(f"{owner}: pairs of neighbours must be below 2^30, got {len(pairs)}")
-    ends = torch.cat([pairs // N, pairs % N])
-    order = ends.argsort(stable=True)
-    _, parts = pymetis.part_graph(
-        num_parts,
-        pymetis.CSRAdjacency(
-            _offsets(torch.bincount(ends, minlength=N)).int().numpy(),
-            torch.cat([pairs % N, pairs // N])[order].int().numpy(),
-        ),
-        eweights=weight.repeat(2)[order].int().numpy(),
-        vweights=None if balance == "nodes" else (torch.bincount(torch.cat([src, dst]), minlength=N) + 1).int().numpy(),
-        # to the C library's generator seeds 0 and 1 are the same
-        options=pymetis.Options(seed=(seed + 1) & 0x7FFFFFFF, ufactor=round(1000 * imbalance)),
-    )
-    return PartitionBook.of(torch.from_numpy(np.asarray(parts, dtype=np.int64)), src, dst, num_parts)
+    degree = None if balance == "nodes" else torch.bincount(torch.cat([src, dst]), minlength=N) + 1
+    part = metis_parts(owner, indptr, nbr, count, degree, num_parts, imbalance, seed)
+    return PartitionBook.of(part, src, dst, num_parts)
 
 
 @dataclass(frozen=True, eq=False)
