@@ -1,0 +1,276 @@
+// Sums, maxima and products of rows that are given by pointers: neighbours' rows where they lie in the table.
+//
+// A row may be read up to a whole vector past its end (see RowTable), so columns come in whole vectors and what is
+// computed in the columns past F is never stored.
+#pragma once
+
+#include <vector>
+
+#include "gather_rows.h"
+#include "temporal_attention.h"
+
+namespace gnnaccel {
+
+template <class T>
+struct unaligned {
+  typedef T type __attribute__((vector_size(64), aligned(sizeof(T)), may_alias));
+};
+
+// kLanes<A> values as A. By reference: a vector returned by value has another ABI on every level.
+GNNACCEL_INLINE void load_row(const float* p, vec_t<float>& v) {
+  v = *reinterpret_cast<const unaligned<float>::type*>(p);
+}
+GNNACCEL_INLINE void load_row(const double* p, vec_t<double>& v) {
+  v = *reinterpret_cast<const unaligned<double>::type*>(p);
+}
+typedef uint32_t Words __attribute__((vector_size(64)));
+GNNACCEL_INLINE void load_words(const void* p, Words& w) {
+  typedef uint16_t Half __attribute__((vector_size(32), aligned(2), may_alias));
+  w = __builtin_convertvector(*static_cast<const Half*>(p), Words);
+}
+GNNACCEL_INLINE void load_row(const BFloat16Bits* p, vec_t<float>& v) {
+  Words w;
+  load_words(p, w);
+  v = reinterpret_cast<vec_t<float>>(w << 16);
+}
+GNNACCEL_INLINE void load_row(const HalfBits* p, vec_t<float>& v) {
+  Words w;
+  load_words(p, w);
+  const Words magnitude = w & 0x7fffu;
+  const Words small = reinterpret_cast<Words>(
+      __builtin_convertvector(reinterpret_cast<vec<float>::mask>(magnitude), vec_t<float>) * 0x1p-24f);
+  const Words normal = (magnitude << 13) + (112u << 23), special = (magnitude << 13) | 0x7f800000u;
+  const Words value = magnitude < 0x400u ? small : (magnitude < 0x7c00u ? normal : special);
+  v = reinterpret_cast<vec_t<float>>(value | ((w & 0x8000u) << 16));
+}
+GNNACCEL_INLINE void load_row(const int8_t* p, vec_t<float>& v) {
+  typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
+  v = __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Bytes*>(p), vec<float>::mask),
+                              vec_t<float>);
+}
+template <class In>
+GNNACCEL_INLINE void load_row(const In* p, vec_t<double>& v) {
+  for (int l = 0; l < 8; ++l) v[l] = to_double(p[l]);
+}
+
+// Rows between prefetch and use: enough bytes for the latency of memory, not so many that they leave the first cache.
+inline int64_t rows_ahead(int64_t row_bytes) {
+  const int64_t rows = 8192 / (row_bytes + 1);
+  return rows < 2 ? 2 : rows > 32 ? 32 : rows;
+}
+constexpr int64_t kMostAhead = 32;
+
+GNNACCEL_INLINE void prefetch_lines(const void* row, int64_t bytes) {
+  const char* p = static_cast<const char*>(row);
+  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b);
+  __builtin_prefetch(p + bytes - 1);
+}
+
+// What all kernels take: n rows, followed by `ahead` more that will be read next; bytes of a row; columns in whole
+// vectors.
+template <class In>
+struct RowList {
+  const In* const* row;
+  int64_t n, ahead, bytes, width;
+};
+
+// Rows that stay in the first cache while they are read once a basis and column block.
+template <class In>
+GNNACCEL_INLINE int64_t piece_of(const RowList<In>& x) {
+  const int64_t rows = 16384 / (x.bytes + 1);
+  return rows < 4 ? 4 : rows;
+}
+
+template <bool kWeighted, bool kPrefetch, int N, class In, class A>
+GNNACCEL_INLINE void add_block(const RowList<In>& x, int64_t begin, int64_t end, int64_t f, const A* w, int64_t B,
+                               A* sum) {
+  constexpr int64_t L = kLanes<A>;
+  vec_t<A> acc[N];
+  for (int b = 0; b < N; ++b) acc[b] = at(sum + f + b * L);
+  for (int64_t i = begin; i < end; ++i) {
+    if constexpr (kPrefetch) prefetch_lines(x.row[i + x.ahead], x.bytes);
+    const In* row = x.row[i] + f;
+    for (int b = 0; b < N; ++b) {
+      vec_t<A> v;
+      load_row(row + b * L, v);
+      if constexpr (kWeighted)
+        acc[b] += v * w[i * B];
+      else
+        acc[b] += v;
+    }
+  }
+  for (int b = 0; b < N; ++b) at(sum + f + b * L) = acc[b];
+}
+
+template <bool kWeighted, class In, class A>
+GNNACCEL_INLINE void add_rows_body(const RowList<In>& x, const A* w, int64_t B, A* sum) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t piece = piece_of(x);
+  for (int64_t begin = 0; begin < x.n; begin += piece) {
+    const int64_t end = begin + piece < x.n ? begin + piece : x.n;
+    for (int64_t b = 0; b < B; ++b) {
+      int64_t f = 0;
+      for (; f + 8 * L <= x.width; f += 8 * L) {
+        if (f + b == 0)
+          add_block<kWeighted, true, 8>(x, begin, end, f, w, B, sum);
+        else
+          add_block<kWeighted, false, 8>(x, begin, end, f, w + b, B, sum + b * x.width);
+      }
+      for (; f + 2 * L <= x.width; f += 2 * L) {
+        if (f + b == 0)
+          add_block<kWeighted, true, 2>(x, begin, end, f, w, B, sum);
+        else
+          add_block<kWeighted, false, 2>(x, begin, end, f, w + b, B, sum + b * x.width);
+      }
+      for (; f < x.width; f += L) {
+        if (f + b == 0)
+          add_block<kWeighted, true, 1>(x, begin, end, f, w, B, sum);
+        else
+          add_block<kWeighted, false, 1>(x, begin, end, f, w + b, B, sum + b * x.width);
+      }
+    }
+  }
+}
+
+template <class A>
+struct MaxState {
+  A* top;
+  mask_t<A>* slot;  // as many vectors as top has; below 0: none yet
+};
+
+template <int N, class In, class A, class Slot>
+GNNACCEL_INLINE void max_block(const RowList<In>& x, int64_t begin, int64_t end, int64_t f, const A* scale,
+                               const Slot* slot, const MaxState<A>& to) {
+  constexpr int64_t L = kLanes<A>;
+  vec_t<A> top[N];
+  mask_t<A> first[N];
+  for (int b = 0; b < N; ++b) top[b] = at(to.top + f + b * L), first[b] = to.slot[f / L + b];
+  for (int64_t i = begin; i < end; ++i) {
+    if (f == 0) prefetch_lines(x.row[i + x.ahead], x.bytes);
+    const In* row = x.row[i] + f;
+    const A factor = scale == nullptr ? A{1} : scale[i];
+    const mask_t<A> here = mask_t<A>{} + slot[i];
+    for (int b = 0; b < N; ++b) {
+      vec_t<A> v;
+      load_row(row + b * L, v);
+      v *= factor;
+      // the first slot, a larger value, or the first NaN
+      const mask_t<A> take = (first[b] < 0) | (v > top[b]) | ((v != v) & (top[b] == top[b]));
+      top[b] = take ? v : top[b];
+      first[b] = take ? here : first[b];
+    }
+  }
+  for (int b = 0; b < N; ++b) at(to.top + f + b * L) = top[b], to.slot[f / L + b] = first[b];
+}
+
+template <class In, class A, class Slot>
+GNNACCEL_INLINE void max_rows_body(const RowList<In>& x, const A* scale, const Slot* slot, const MaxState<A>& to) {
+  constexpr int64_t L = kLanes<A>;
+  const int64_t piece = piece_of(x);
+  for (int64_t begin = 0; begin < x.n; begin += piece) {
+    const int64_t end = begin + piece < x.n ? begin + piece : x.n;
+    int64_t f = 0;
+    for (; f + 4 * L <= x.width; f += 4 * L) max_block<4>(x, begin, end, f, scale, slot, to);
+    for (; f < x.width; f += L) max_block<1>(x, begin, end, f, scale, slot, to);
+  }
+}
+
+// out[i * B + b] = x_i . g_b, for g [B, width]; the last vector counts `tail` lanes.
+template <class In, class A>
+GNNACCEL_INLINE void dot_rows_body(const RowList<In>& x, const A* g, int64_t B, int64_t tail, A* out) {
+  constexpr int64_t L = kLanes<A>;
+  mask_t<A> live;
+  lanes_below<A>(tail, live);
+  for (int64_t i = 0; i < x.n; ++i) {
+    prefetch_lines(x.row[i + x.ahead], x.bytes);
+    const In* row = x.row[i];
+    for (int64_t b = 0; b < B; ++b) {
+      const A* q = g + b * x.width;
+      vec_t<A> sum[4] = {}, v;
+      int64_t f = 0;
+      for (; f + 4 * L < x.width; f += 4 * L)
+        for (int j = 0; j < 4; ++j) {
+          load_row(row + f + j * L, v);
+          sum[j] += v * at(q + f + j * L);
+        }
+      for (; f + L < x.width; f += L) {
+        load_row(row + f, v);
+        sum[0] += v * at(q + f);
+      }
+      if (f < x.width) {
+        load_row(row + f, v);
+        v = live ? v : vec_t<A>{};  // what lies past the row may be NaN
+        sum[1] += v * at(q + f);
+      }
+      sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+      out[i * B + b] = sum_lanes<A>(sum[0]);
+    }
+  }
+}
+
+// target_clones does not reach templates
+#define GNNACCEL_ROW_KERNELS(In, A, Slot, CLONES)                                                                  \
+  CLONES inline void sum_row_list(const RowList<In>& x, A* sum) {                                                  \
+    add_rows_body<false>(x, static_cast<const A*>(nullptr), 1, sum);                                               \
+  }                                                                                                                \
+  CLONES inline void sum_row_list(const RowList<In>& x, const A* w, int64_t B, A* sum) {                           \
+    add_rows_body<true>(x, w, B, sum);                                                                             \
+  }                                                                                                                \
+  CLONES inline void max_row_list(const RowList<In>& x, const A* scale, const Slot* slot, const MaxState<A>& to) { \
+    max_rows_body(x, scale, slot, to);                                                                             \
+  }                                                                                                                \
+  CLONES inline void dot_row_list(const RowList<In>& x, const A* g, int64_t B, int64_t tail, A* out) {             \
+    dot_rows_body(x, g, B, tail, out);                                                                             \
+  }
+GNNACCEL_ROW_KERNELS(float, float, int32_t, GNNACCEL_CLONES)
+GNNACCEL_ROW_KERNELS(HalfBits, float, int32_t, GNNACCEL_CLONES)
+GNNACCEL_ROW_KERNELS(BFloat16Bits, float, int32_t, GNNACCEL_CLONES)
+GNNACCEL_ROW_KERNELS(int8_t, float, int32_t, GNNACCEL_CLONES)
+GNNACCEL_ROW_KERNELS(double, double, int64_t, GNNACCEL_CLONES)
+// rarely met: floating tables and float64 sums
+GNNACCEL_ROW_KERNELS(float, double, int64_t, )
+GNNACCEL_ROW_KERNELS(HalfBits, double, int64_t, )
+GNNACCEL_ROW_KERNELS(BFloat16Bits, double, int64_t, )
+GNNACCEL_ROW_KERNELS(int8_t, double, int64_t, )
+#undef GNNACCEL_ROW_KERNELS
+
+GNNACCEL_CLONES inline void divide_row(float* row, float by, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) row[j] /= by;
+}
+inline void divide_row(double* row, double by, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) row[j] /= by;
+}
+
+// sum[j] += g[j] where slot k gave the maximum
+GNNACCEL_CLONES inline void add_where(const float* g, const int32_t* slot, int32_t k, float* sum, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) sum[j] += slot[j] == k ? g[j] : 0.0f;
+}
+inline void add_where(const double* g, const int32_t* slot, int32_t k, double* sum, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) sum[j] += slot[j] == k ? g[j] : 0.0;
+}
+
+// Rows [N, F] of a table, each of which may be read in whole vectors: the last ones, after which the memory may end,
+// are copies with room behind them.
+template <class In>
+class RowTable {
+ public:
+  RowTable(const In* table, int64_t N, int64_t F, int64_t stride, int64_t width) : table_(table), stride_(stride) {
+    const int64_t over = width - F, last = stride > 0 ? (over + stride - 1) / stride : N;
+    first_copy_ = N - (last < N ? last : N);
+    width_ = width;
+    copy_.resize(static_cast<size_t>((N - first_copy_) * width));
+    for (int64_t i = first_copy_; i < N; ++i)
+      std::memcpy(static_cast<void*>(copy_.data() + (i - first_copy_) * width), table + i * stride,
+                  static_cast<size_t>(F) * sizeof(In));
+  }
+  const In* operator[](int64_t i) const {
+    return i < first_copy_ ? table_ + i * stride_ : copy_.data() + (i - first_copy_) * width_;
+  }
+
+ private:
+  const In* table_;
+  int64_t stride_, first_copy_, width_;
+  std::vector<In> copy_;
+};
+
+}  // namespace gnnaccel
