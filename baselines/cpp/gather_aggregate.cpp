@@ -44,39 +44,48 @@ struct Inputs {
   }
 };
 
+// sum[b] += the rows, times w[i, b] if there are such.
+template <class In, class A>
+void add_rows(const RowList<In>& x, const A* w, int64_t B, A* sum) {
+  if (w != nullptr) return sum_row_list(x, w, B, sum);
+  if constexpr (std::is_same_v<In, int8_t> || (std::is_same_v<A, double> && !std::is_same_v<In, double>)) {
+    const std::vector<A> ones(static_cast<size_t>(x.n), A{1});
+    sum_row_list(x, ones.data(), B, sum);
+  } else {
+    sum_row_list(x, sum);
+  }
+}
+
 template <class In, class A, class Out>
 void reduce_rows(const Inputs<In, A>& in, const NeighborRows& nbrs, int64_t reduce, Out* out, int32_t* slot_out) {
   const bool weighted = in.weight != nullptr || in.scale != nullptr;
   const int64_t F = in.F, B = in.B, width = in.width;
   nbrs.tasks([&](int64_t first, int64_t last) {
     static thread_local Gathered<In, A> g;
-    g.clear();
+    g.begin(nbrs.between(first, last), in.bytes());
     for (int64_t r = first; r < last; ++r) {
       g.begin_root();
       nbrs.each(r, [&](const NeighborRows::Slot& s) {
-        g.add(in.rows[s.id], in.bytes());
+        g.add(in.rows[s.id]);
         if (weighted) in.factors(s, g.factor);
         if (reduce == kMax) g.slot.push_back(s.k);
       });
     }
     g.finish();
-    Scratch<A> sum(B * width), slot(width);
+    Scratch<A> sum(B * width), room(width);
     for (int64_t r = first; r < last; ++r) {
       const size_t i = static_cast<size_t>(r - first);
-      const RowList<In> x = g.of(i, in.bytes(), width);
+      const RowList<In> x = g.of(i, F, width);
       const A* factor = g.factor.data() + g.first[i] * B;
       std::fill_n(sum.get(), B * width, A{0});
       if (reduce == kMax) {
-        std::memset(static_cast<void*>(slot.get()), 0xff, static_cast<size_t>(width) * sizeof(A));
-        const MaxState<A> state{sum.get(), reinterpret_cast<mask_t<A>*>(slot.get())};
-        max_row_list(x, weighted ? factor : nullptr, g.slot.data() + g.first[i], state);
-        using Slot = typename Gathered<In, A>::Slot;
-        const Slot* won = reinterpret_cast<const Slot*>(slot.get());
-        for (int64_t j = 0; j < F; ++j) slot_out[r * F + j] = static_cast<int32_t>(won[j]);
-      } else if (weighted) {
-        sum_row_list(x, factor, B, sum.get());
+        int32_t* slot = slot_out + r * F;
+        std::fill_n(slot, F, -1);
+        each_row(x, room.get(), [&](int64_t k, const A* row) {
+          max_row(row, weighted ? factor[k] : A{1}, g.slot[static_cast<size_t>(g.first[i] + k)], sum.get(), slot, F);
+        });
       } else {
-        sum_row_list(x, sum.get());
+        add_rows(x, weighted ? factor : nullptr, B, sum.get());
       }
       if (reduce == kMean && x.n > 1) divide_row(sum.get(), static_cast<A>(x.n), B * width);
       for (int64_t b = 0; b < B; ++b) copy_row(sum.get() + b * width, out + (r * B + b) * F, F);
@@ -115,7 +124,7 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
   const bool weighted = in.weight != nullptr || !share.empty();
   edges.tasks([&](int64_t first, int64_t last) {
     static thread_local Gathered<G, A> g;
-    g.clear();
+    g.begin((edges.begin(last) - edges.begin(first)) * B, bytes);
     Scratch<A> sum(width), one(width);
     for (int64_t u = first; u < last; ++u) {
       g.begin_root();
@@ -123,7 +132,7 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
         const Transposed::Edge edge = edges.edge.get()[e];
         const A part = share.empty() ? A{1} : share[static_cast<size_t>(edge.root)];
         for (int64_t b = 0; b < B; ++b) {
-          g.add(grad[edge.root * B + b], bytes);
+          g.add(grad[edge.root * B + b]);
           if (weighted) g.factor.push_back(in.weight == nullptr ? part : part * in.weight[edge.at * B + b]);
         }
       }
@@ -131,7 +140,7 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
     g.finish();
     for (int64_t u = first; u < last; ++u) {
       const size_t i = static_cast<size_t>(u - first);
-      const RowList<G> x = g.of(i, bytes, width);
+      const RowList<G> x = g.of(i, F, width);
       std::fill_n(sum.get(), width, A{0});
       if (slot != nullptr) {
         for (int64_t e = edges.begin(u); e < edges.end(u); ++e) {
@@ -146,10 +155,8 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
             copy_row(row, one.get(), F);
           add_where(value, slot + edge.root * F, edge.k, sum.get(), F);
         }
-      } else if (weighted) {
-        sum_row_list(x, g.factor.data() + g.first[i], 1, sum.get());
       } else {
-        sum_row_list(x, sum.get());
+        add_rows(x, weighted ? g.factor.data() + g.first[i] : nullptr, 1, sum.get());
       }
       copy_row(sum.get(), out + u * F, F);
     }
@@ -160,24 +167,33 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
 template <class In, class A, class G>
 void weight_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const G* grad, const std::vector<A>& share,
                      A* out) {
-  const int64_t F = in.F, B = in.B, width = in.width, tail = F - (width - kLanes<A>);
+  const int64_t F = in.F, B = in.B, width = in.width;
   nbrs.tasks([&](int64_t first, int64_t last) {
     static thread_local Gathered<In, A> g;
-    g.clear();
+    g.begin(nbrs.between(first, last), in.bytes());
     for (int64_t r = first; r < last; ++r) {
       g.begin_root();
-      nbrs.each(r, [&](const NeighborRows::Slot& s) { g.add(in.rows[s.id], in.bytes()); });
+      nbrs.each(r, [&](const NeighborRows::Slot& s) { g.add(in.rows[s.id]); });
     }
     g.finish();
-    Scratch<A> q(B * width);
+    Scratch<A> q(B * width), room(width);
     std::fill_n(q.get(), B * width, A{0});
+    std::fill_n(room.get(), width, A{0});
     std::vector<A> product;
     for (int64_t r = first; r < last; ++r) {
       const size_t i = static_cast<size_t>(r - first);
-      const RowList<In> x = g.of(i, in.bytes(), width);
+      const RowList<In> x = g.of(i, F, width);
       for (int64_t b = 0; b < B; ++b) copy_row(grad + (r * B + b) * F, q.get() + b * width, F);
       product.resize(static_cast<size_t>(x.n * B));
-      dot_row_list(x, q.get(), B, tail, product.data());
+      each_row(x, room.get(), [&](int64_t k, const A* row) {
+        const A* p = row;
+        if (std::is_same_v<In, A> && F < width) {  // what lies past the row may be NaN
+          std::copy_n(row, F, room.get());
+          p = room.get();
+        }
+        for (int64_t b = 0; b < B; ++b)
+          dot_row(p, q.get() + b * width, width, &product[static_cast<size_t>(k * B + b)]);
+      });
       const A part = share.empty() ? A{1} : share[static_cast<size_t>(r)];
       const A* p = product.data();
       nbrs.each(r, [&](const NeighborRows::Slot& s) {

@@ -43,35 +43,26 @@ GNNACCEL_INLINE void load_row(const HalfBits* p, vec_t<float>& v) {
   const Words value = magnitude < 0x400u ? small : (magnitude < 0x7c00u ? normal : special);
   v = reinterpret_cast<vec_t<float>>(value | ((w & 0x8000u) << 16));
 }
-GNNACCEL_INLINE void load_row(const int8_t* p, vec_t<float>& v) {
-  typedef int8_t Bytes __attribute__((vector_size(16), aligned(1), may_alias));
-  v = __builtin_convertvector(__builtin_convertvector(*reinterpret_cast<const Bytes*>(p), vec<float>::mask),
-                              vec_t<float>);
-}
-template <class In>
-GNNACCEL_INLINE void load_row(const In* p, vec_t<double>& v) {
-  for (int l = 0; l < 8; ++l) v[l] = to_double(p[l]);
-}
 
-// Rows between prefetch and use: enough bytes for the latency of memory, not so many that they leave the first cache.
+// Rows between prefetch and use. They wait in the second cache: the first has few lines to wait for.
+constexpr int64_t kMostAhead = 64;
 inline int64_t rows_ahead(int64_t row_bytes) {
-  const int64_t rows = 8192 / (row_bytes + 1);
-  return rows < 2 ? 2 : rows > 32 ? 32 : rows;
+  const int64_t rows = 16384 / (row_bytes + 1);
+  return rows < 2 ? 2 : rows > kMostAhead ? kMostAhead : rows;
 }
-constexpr int64_t kMostAhead = 32;
 
 GNNACCEL_INLINE void prefetch_lines(const void* row, int64_t bytes) {
-  const char* p = static_cast<const char*>(row);
-  for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b);
-  __builtin_prefetch(p + bytes - 1);
+  const char *p = static_cast<const char*>(row), *end = p + bytes;
+  for (; p < end; p += 64) __builtin_prefetch(p, 0, 2);
+  if (reinterpret_cast<uintptr_t>(row) % 64 != 0) __builtin_prefetch(end - 1, 0, 2);
 }
 
-// What all kernels take: n rows, followed by `ahead` more that will be read next; bytes of a row; columns in whole
+// What all kernels take: n rows, followed by `ahead` more that will be read next; columns, in numbers, bytes, and whole
 // vectors.
 template <class In>
 struct RowList {
   const In* const* row;
-  int64_t n, ahead, bytes, width;
+  int64_t n, ahead, columns, bytes, width;
 };
 
 // Rows that stay in the first cache while they are read once a basis and column block.
@@ -132,107 +123,105 @@ GNNACCEL_INLINE void add_rows_body(const RowList<In>& x, const A* w, int64_t B, 
   }
 }
 
-template <class A>
-struct MaxState {
-  A* top;
-  mask_t<A>* slot;  // as many vectors as top has; below 0: none yet
-};
-
-template <int N, class In, class A, class Slot>
-GNNACCEL_INLINE void max_block(const RowList<In>& x, int64_t begin, int64_t end, int64_t f, const A* scale,
-                               const Slot* slot, const MaxState<A>& to) {
-  constexpr int64_t L = kLanes<A>;
-  vec_t<A> top[N];
-  mask_t<A> first[N];
-  for (int b = 0; b < N; ++b) top[b] = at(to.top + f + b * L), first[b] = to.slot[f / L + b];
-  for (int64_t i = begin; i < end; ++i) {
-    if (f == 0) prefetch_lines(x.row[i + x.ahead], x.bytes);
-    const In* row = x.row[i] + f;
-    const A factor = scale == nullptr ? A{1} : scale[i];
-    const mask_t<A> here = mask_t<A>{} + slot[i];
-    for (int b = 0; b < N; ++b) {
-      vec_t<A> v;
-      load_row(row + b * L, v);
-      v *= factor;
-      // the first slot, a larger value, or the first NaN
-      const mask_t<A> take = (first[b] < 0) | (v > top[b]) | ((v != v) & (top[b] == top[b]));
-      top[b] = take ? v : top[b];
-      first[b] = take ? here : first[b];
-    }
-  }
-  for (int b = 0; b < N; ++b) at(to.top + f + b * L) = top[b], to.slot[f / L + b] = first[b];
-}
-
-template <class In, class A, class Slot>
-GNNACCEL_INLINE void max_rows_body(const RowList<In>& x, const A* scale, const Slot* slot, const MaxState<A>& to) {
-  constexpr int64_t L = kLanes<A>;
-  const int64_t piece = piece_of(x);
-  for (int64_t begin = 0; begin < x.n; begin += piece) {
-    const int64_t end = begin + piece < x.n ? begin + piece : x.n;
-    int64_t f = 0;
-    for (; f + 4 * L <= x.width; f += 4 * L) max_block<4>(x, begin, end, f, scale, slot, to);
-    for (; f < x.width; f += L) max_block<1>(x, begin, end, f, scale, slot, to);
-  }
-}
-
-// out[i * B + b] = x_i . g_b, for g [B, width]; the last vector counts `tail` lanes.
+// The product of a row and g; the last vector counts `tail` lanes.
 template <class In, class A>
-GNNACCEL_INLINE void dot_rows_body(const RowList<In>& x, const A* g, int64_t B, int64_t tail, A* out) {
+GNNACCEL_INLINE void dot_row_body(const In* row, const A* g, int64_t width, A* out) {
   constexpr int64_t L = kLanes<A>;
-  mask_t<A> live;
-  lanes_below<A>(tail, live);
-  for (int64_t i = 0; i < x.n; ++i) {
-    prefetch_lines(x.row[i + x.ahead], x.bytes);
-    const In* row = x.row[i];
-    for (int64_t b = 0; b < B; ++b) {
-      const A* q = g + b * x.width;
-      vec_t<A> sum[4] = {}, v;
-      int64_t f = 0;
-      for (; f + 4 * L < x.width; f += 4 * L)
-        for (int j = 0; j < 4; ++j) {
-          load_row(row + f + j * L, v);
-          sum[j] += v * at(q + f + j * L);
-        }
-      for (; f + L < x.width; f += L) {
-        load_row(row + f, v);
-        sum[0] += v * at(q + f);
-      }
-      if (f < x.width) {
-        load_row(row + f, v);
-        v = live ? v : vec_t<A>{};  // what lies past the row may be NaN
-        sum[1] += v * at(q + f);
-      }
-      sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      out[i * B + b] = sum_lanes<A>(sum[0]);
+  vec_t<A> sum[4] = {}, v;
+  int64_t f = 0;
+  for (; f + 4 * L <= width; f += 4 * L)
+    for (int j = 0; j < 4; ++j) {
+      load_row(row + f + j * L, v);
+      sum[j] += v * at(g + f + j * L);
     }
+  for (; f < width; f += L) {
+    load_row(row + f, v);
+    sum[0] += v * at(g + f);
   }
+  sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+  *out = sum_lanes<A>(sum[0]);
 }
 
 // target_clones does not reach templates
-#define GNNACCEL_ROW_KERNELS(In, A, Slot, CLONES)                                                                  \
-  CLONES inline void sum_row_list(const RowList<In>& x, A* sum) {                                                  \
-    add_rows_body<false>(x, static_cast<const A*>(nullptr), 1, sum);                                               \
-  }                                                                                                                \
-  CLONES inline void sum_row_list(const RowList<In>& x, const A* w, int64_t B, A* sum) {                           \
-    add_rows_body<true>(x, w, B, sum);                                                                             \
-  }                                                                                                                \
-  CLONES inline void max_row_list(const RowList<In>& x, const A* scale, const Slot* slot, const MaxState<A>& to) { \
-    max_rows_body(x, scale, slot, to);                                                                             \
-  }                                                                                                                \
-  CLONES inline void dot_row_list(const RowList<In>& x, const A* g, int64_t B, int64_t tail, A* out) {             \
-    dot_rows_body(x, g, B, tail, out);                                                                             \
+#define GNNACCEL_ROW_KERNELS(In, A)                                                               \
+  GNNACCEL_CLONES inline void sum_row_list(const RowList<In>& x, A* sum) {                        \
+    add_rows_body<false>(x, static_cast<const A*>(nullptr), 1, sum);                              \
+  }                                                                                               \
+  GNNACCEL_CLONES inline void sum_row_list(const RowList<In>& x, const A* w, int64_t B, A* sum) { \
+    add_rows_body<true>(x, w, B, sum);                                                            \
   }
-GNNACCEL_ROW_KERNELS(float, float, int32_t, GNNACCEL_CLONES)
-GNNACCEL_ROW_KERNELS(HalfBits, float, int32_t, GNNACCEL_CLONES)
-GNNACCEL_ROW_KERNELS(BFloat16Bits, float, int32_t, GNNACCEL_CLONES)
-GNNACCEL_ROW_KERNELS(int8_t, float, int32_t, GNNACCEL_CLONES)
-GNNACCEL_ROW_KERNELS(double, double, int64_t, GNNACCEL_CLONES)
-// rarely met: floating tables and float64 sums
-GNNACCEL_ROW_KERNELS(float, double, int64_t, )
-GNNACCEL_ROW_KERNELS(HalfBits, double, int64_t, )
-GNNACCEL_ROW_KERNELS(BFloat16Bits, double, int64_t, )
-GNNACCEL_ROW_KERNELS(int8_t, double, int64_t, )
+GNNACCEL_ROW_KERNELS(float, float)
+GNNACCEL_ROW_KERNELS(HalfBits, float)
+GNNACCEL_ROW_KERNELS(BFloat16Bits, float)
+GNNACCEL_ROW_KERNELS(double, double)
 #undef GNNACCEL_ROW_KERNELS
+
+// Loops over columns are left to the compiler where it lowers vectors badly: bytes, comparisons.
+GNNACCEL_CLONES inline void add_bytes(const int8_t* a, float wa, const int8_t* b, float wb, float* sum, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<float>(a[j]) * wa + static_cast<float>(b[j]) * wb;
+}
+GNNACCEL_CLONES inline void add_bytes(const int8_t* a, float w, float* sum, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<float>(a[j]) * w;
+}
+inline void sum_row_list(const RowList<int8_t>& x, const float* w, int64_t B, float* sum) {
+  int64_t i = 0;
+  for (; i + 2 <= x.n; i += 2) {
+    prefetch_lines(x.row[i + x.ahead], x.bytes);
+    prefetch_lines(x.row[i + 1 + x.ahead], x.bytes);
+    for (int64_t b = 0; b < B; ++b)
+      add_bytes(x.row[i], w[i * B + b], x.row[i + 1], w[(i + 1) * B + b], sum + b * x.width, x.columns);
+  }
+  for (; i < x.n; ++i)
+    for (int64_t b = 0; b < B; ++b) add_bytes(x.row[i], w[i * B + b], sum + b * x.width, x.columns);
+}
+
+GNNACCEL_CLONES inline void dot_row(const float* row, const float* g, int64_t width, float* out) {
+  dot_row_body(row, g, width, out);
+}
+GNNACCEL_CLONES inline void dot_row(const double* row, const double* g, int64_t width, double* out) {
+  dot_row_body(row, g, width, out);
+}
+
+// The first slot, a larger value, or the first NaN is taken; slot is below 0 where there is none yet.
+template <class A>
+GNNACCEL_INLINE void max_row_body(const A* row, A scale, int32_t k, A* top, int32_t* slot, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) {
+    const A v = row[j] * scale, best = top[j];
+    const bool take = (slot[j] < 0) | (v > best) | ((v != v) & (best == best));
+    top[j] = take ? v : best;
+    slot[j] = take ? k : slot[j];
+  }
+}
+GNNACCEL_CLONES inline void max_row(const float* row, float scale, int32_t k, float* top, int32_t* slot, int64_t n) {
+  max_row_body(row, scale, k, top, slot, n);
+}
+GNNACCEL_CLONES inline void max_row(const double* row, double scale, int32_t k, double* top, int32_t* slot, int64_t n) {
+  max_row_body(row, scale, k, top, slot, n);
+}
+
+// f(i, row) for every row, as A and followed by zeros to whole vectors in `room` if it is not A already.
+template <class In, class A, class F>
+void each_row(const RowList<In>& x, A* room, const F& f) {
+  for (int64_t i = 0; i < x.n; ++i) {
+    prefetch_lines(x.row[i + x.ahead], x.bytes);
+    if constexpr (std::is_same_v<In, A>) {
+      f(i, x.row[i]);
+    } else {
+      copy_row(x.row[i], room, x.columns);
+      f(i, static_cast<const A*>(room));
+    }
+  }
+}
+
+// Sums in double of rows that are not.
+template <class In>
+void sum_row_list(const RowList<In>& x, const double* w, int64_t B, double* sum) {
+  std::vector<double> room(static_cast<size_t>(x.width));
+  each_row(x, room.data(), [&](int64_t i, const double* row) {
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t j = 0; j < x.columns; ++j) sum[b * x.width + j] += w[i * B + b] * row[j];
+  });
+}
 
 GNNACCEL_CLONES inline void divide_row(float* row, float by, int64_t n) {
   for (int64_t j = 0; j < n; ++j) row[j] /= by;

@@ -74,6 +74,12 @@ class NeighborRows {
     if (!begin_.empty()) return begin_[static_cast<size_t>(r + 1)];
     return r * K_ + (count_.empty() ? K_ : count_[static_cast<size_t>(r)]);
   }
+  // Used slots of the roots [first, last).
+  int64_t between(int64_t first, int64_t last) const {
+    int64_t n = 0;
+    for (int64_t r = first; r < last; ++r) n += end(r) - begin(r);
+    return n;
+  }
 
   // f(slot) for the neighbours of r, in order.
   template <class F>
@@ -185,26 +191,32 @@ struct Transposed {
 // The rows of one task, with what each is multiplied by.
 template <class In, class A>
 struct Gathered {
-  using Slot = std::conditional_t<std::is_same_v<A, double>, int64_t, int32_t>;
   std::vector<const In*> row;
   std::vector<A> factor;
-  std::vector<Slot> slot;
+  std::vector<int32_t> slot;
   std::vector<int64_t> first;  // of each root, and the end
 
-  void clear() { row.clear(), factor.clear(), slot.clear(), first.clear(); }
-  void begin_root() { first.push_back(static_cast<int64_t>(row.size())); }
-  GNNACCEL_INLINE void add(const In* p, int64_t bytes) {
-    if (row.size() < static_cast<size_t>(kMostAhead)) prefetch_lines(p, bytes);
-    row.push_back(p);
+  void begin(int64_t most, int64_t bytes) {
+    const size_t room = static_cast<size_t>(most + kMostAhead);
+    if (row.size() < room) row.resize(room);
+    factor.clear(), slot.clear(), first.clear();
+    n_ = 0, bytes_ = bytes, ahead_ = rows_ahead(bytes);
+  }
+  void begin_root() { first.push_back(n_); }
+  GNNACCEL_INLINE void add(const In* p) {
+    if (n_ < ahead_) prefetch_lines(p, bytes_);
+    row[static_cast<size_t>(n_++)] = p;
   }
   void finish() {
     begin_root();
-    const In* last = row.empty() ? nullptr : row.back();
-    row.insert(row.end(), static_cast<size_t>(kMostAhead), last);
+    std::fill_n(row.begin() + n_, kMostAhead, n_ > 0 ? row[static_cast<size_t>(n_ - 1)] : nullptr);
   }
-  RowList<In> of(size_t i, int64_t bytes, int64_t width) const {
-    return {row.data() + first[i], first[i + 1] - first[i], rows_ahead(bytes), bytes, width};
+  RowList<In> of(size_t i, int64_t F, int64_t width) const {
+    return {row.data() + first[i], first[i + 1] - first[i], ahead_, F, bytes_, width};
   }
+
+ private:
+  int64_t n_, bytes_, ahead_;
 };
 
 // Values of any floating dtype as A.
