@@ -143,36 +143,80 @@ GNNACCEL_INLINE void dot_row_body(const In* row, const A* g, int64_t width, A* o
 }
 
 // target_clones does not reach templates
-#define GNNACCEL_ROW_KERNELS(In, A)                                                               \
-  GNNACCEL_CLONES inline void sum_row_list(const RowList<In>& x, A* sum) {                        \
-    add_rows_body<false>(x, static_cast<const A*>(nullptr), 1, sum);                              \
-  }                                                                                               \
-  GNNACCEL_CLONES inline void sum_row_list(const RowList<In>& x, const A* w, int64_t B, A* sum) { \
-    add_rows_body<true>(x, w, B, sum);                                                            \
+#define GNNACCEL_ROW_KERNELS(name, In, A)                                                 \
+  GNNACCEL_CLONES inline void name(const RowList<In>& x, A* sum) {                        \
+    add_rows_body<false>(x, static_cast<const A*>(nullptr), 1, sum);                      \
+  }                                                                                       \
+  GNNACCEL_CLONES inline void name(const RowList<In>& x, const A* w, int64_t B, A* sum) { \
+    add_rows_body<true>(x, w, B, sum);                                                    \
   }
-GNNACCEL_ROW_KERNELS(float, float)
-GNNACCEL_ROW_KERNELS(HalfBits, float)
-GNNACCEL_ROW_KERNELS(BFloat16Bits, float)
-GNNACCEL_ROW_KERNELS(double, double)
+GNNACCEL_ROW_KERNELS(sum_row_list, float, float)
+GNNACCEL_ROW_KERNELS(sum_row_list, BFloat16Bits, float)
+GNNACCEL_ROW_KERNELS(sum_row_list, double, double)
+GNNACCEL_ROW_KERNELS(sum_halves, HalfBits, float)
 #undef GNNACCEL_ROW_KERNELS
 
-// Loops over columns are left to the compiler where it lowers vectors badly: bytes, comparisons.
-GNNACCEL_CLONES inline void add_bytes(const int8_t* a, float wa, const int8_t* b, float wb, float* sum, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<float>(a[j]) * wa + static_cast<float>(b[j]) * wb;
+// Bytes and halves have instructions of their own, which vectors of the language do not reach.
+#if defined(__x86_64__) && defined(__GNUC__)
+#define GNNACCEL_AVX2 __attribute__((target("avx2,f16c,fma")))
+inline const bool kAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+GNNACCEL_AVX2 GNNACCEL_INLINE void load_eight(const int8_t* p, __m256& v) {
+  v = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-GNNACCEL_CLONES inline void add_bytes(const int8_t* a, float w, float* sum, int64_t n) {
-  for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<float>(a[j]) * w;
+GNNACCEL_AVX2 GNNACCEL_INLINE void load_eight(const HalfBits* p, __m256& v) {
+  v = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+template <int N, class In>
+GNNACCEL_AVX2 inline void add_eights(const RowList<In>& x, int64_t begin, int64_t end, int64_t f, const float* w,
+                                     int64_t B, bool prefetch, float* sum) {
+  __m256 acc[N];
+  for (int b = 0; b < N; ++b) acc[b] = _mm256_load_ps(sum + f + 8 * b);
+  for (int64_t i = begin; i < end; ++i) {
+    if (prefetch) prefetch_lines(x.row[i + x.ahead], x.bytes);
+    const __m256 factor = _mm256_set1_ps(w == nullptr ? 1.0f : w[i * B]);
+    for (int b = 0; b < N; ++b) {
+      __m256 v;
+      load_eight(x.row[i] + f + 8 * b, v);
+      acc[b] = _mm256_fmadd_ps(v, factor, acc[b]);
+    }
+  }
+  for (int b = 0; b < N; ++b) _mm256_store_ps(sum + f + 8 * b, acc[b]);
+}
+template <class In>
+inline void sum_in_eights(const RowList<In>& x, const float* w, int64_t B, float* sum) {
+  const int64_t piece = piece_of(x);
+  for (int64_t begin = 0; begin < x.n; begin += piece) {
+    const int64_t end = begin + piece < x.n ? begin + piece : x.n;
+    for (int64_t b = 0; b < B; ++b) {
+      const float* factor = w == nullptr ? nullptr : w + b;
+      float* to = sum + b * x.width;
+      int64_t f = 0;
+      for (; f + 64 <= x.width; f += 64) add_eights<8>(x, begin, end, f, factor, B, f + b == 0, to);
+      for (; f < x.width; f += 16) add_eights<2>(x, begin, end, f, factor, B, f + b == 0, to);
+    }
+  }
+}
+#else
+constexpr bool kAvx2 = false;
+template <class In>
+inline void sum_in_eights(const RowList<In>&, const float*, int64_t, float*) {}
+#endif
+
+GNNACCEL_CLONES inline void add_bytes(const int8_t* row, float w, float* sum, int64_t n) {
+  for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<float>(row[j]) * w;
 }
 inline void sum_row_list(const RowList<int8_t>& x, const float* w, int64_t B, float* sum) {
-  int64_t i = 0;
-  for (; i + 2 <= x.n; i += 2) {
+  if (kAvx2) return sum_in_eights(x, w, B, sum);
+  for (int64_t i = 0; i < x.n; ++i) {
     prefetch_lines(x.row[i + x.ahead], x.bytes);
-    prefetch_lines(x.row[i + 1 + x.ahead], x.bytes);
-    for (int64_t b = 0; b < B; ++b)
-      add_bytes(x.row[i], w[i * B + b], x.row[i + 1], w[(i + 1) * B + b], sum + b * x.width, x.columns);
-  }
-  for (; i < x.n; ++i)
     for (int64_t b = 0; b < B; ++b) add_bytes(x.row[i], w[i * B + b], sum + b * x.width, x.columns);
+  }
+}
+inline void sum_row_list(const RowList<HalfBits>& x, const float* w, int64_t B, float* sum) {
+  kAvx2 ? sum_in_eights(x, w, B, sum) : sum_halves(x, w, B, sum);
+}
+inline void sum_row_list(const RowList<HalfBits>& x, float* sum) {
+  kAvx2 ? sum_in_eights(x, nullptr, 1, sum) : sum_halves(x, sum);
 }
 
 GNNACCEL_CLONES inline void dot_row(const float* row, const float* g, int64_t width, float* out) {
