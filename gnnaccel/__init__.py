@@ -25,6 +25,7 @@ from gnnaccel.graph import (
 )
 from gnnaccel.ops import (
     Ranks,
+    edge_softmax_aggregate,
     gather_aggregate,
     gather_rows,
     kg_loss,
@@ -60,6 +61,7 @@ __all__ = [
     "TimeSemantics",
     "__version__",
     "data",
+    "edge_softmax_aggregate",
     "gather_aggregate",
     "gather_rows",
     "kg_loss",

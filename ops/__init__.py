@@ -1,5 +1,6 @@
 """Ops: one file an op, each with schema, kernels by dispatch key, fake, autograd and the public function."""
 
+from gnnaccel.ops.edge_softmax_aggregate import edge_softmax_aggregate
 from gnnaccel.ops.gather_aggregate import gather_aggregate
 from gnnaccel.ops.gather_rows import gather_rows, quantize_rows
 from gnnaccel.ops.kg_loss import kg_loss
@@ -22,6 +23,7 @@ from gnnaccel.ops.unique_nodes import unique_nodes
 
 __all__ = [
     "Ranks",
+    "edge_softmax_aggregate",
     "gather_aggregate",
     "gather_rows",
     "kg_loss",
