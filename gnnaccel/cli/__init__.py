@@ -18,6 +18,7 @@ from gnnaccel.cli import kg as kg_command
 from gnnaccel.cli._common import err
 from gnnaccel.cli.classify import classify
 from gnnaccel.cli.convert import app as convert
+from gnnaccel.cli.gnn import distill
 from gnnaccel.cli.info import info
 from gnnaccel.cli.leakcheck import leakcheck
 from gnnaccel.cli.link import evaluate, predict, train
@@ -52,6 +53,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("classify")(classify)
+app.command("distill")(distill)
 app.command("leakcheck")(leakcheck)
 app.command("partition")(partition)
 app.command("info")(info)

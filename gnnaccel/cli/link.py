@@ -28,7 +28,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Preset: tgn, tgn-2layer, tgat, jodie, dysat, apan, graphmixer, edgebank; or your own model, file.py:Class."
+            help="Streams: tgn, tgn-2layer, tgat, jodie, dysat, apan, graphmixer, edgebank, or your own model, file.py:Class. "
+            "Static graphs: sage, gat, rgcn, graph-transformer, mlp."
         ),
     ] = None,
     data: Data = "synthetic",
@@ -43,11 +44,14 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")] = False,
     list_settings: Annotated[bool, typer.Option("--list-settings", help="Print every setting and stop.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Refuse data that is not sorted by time.")] = False,
+    stages: Annotated[
+        bool, typer.Option("--stages", help="Static graphs: report who waited for whom, as table and picture.")
+    ] = False,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Train a temporal model on a stream of interactions and test it.
+    """Train a temporal model on a stream of interactions, or a GNN on a static graph, and test it.
 
     Examples:
 
@@ -64,19 +68,34 @@ def train(
         gnnaccel train my_model.py:MyModel --data wikipedia
 
         gnnaccel train --config TGL/config/TGN.yml --data wikipedia
+
+        gnnaccel train sage --data synthetic-nodes --stages
+
+        gnnaccel train gat --data path/to/cora
+
+        gnnaccel train sage --data path/to/cora --set data.task=link
     """
     from gnnaccel.data.registry import load
     from gnnaccel.train.allocator import keep_freed_memory
     from gnnaccel.train.config import describe, load_config, short_name
+    from gnnaccel.train.gnn.config import MODELS as GRAPH_MODELS
+    from gnnaccel.train.gnn.config import describe_gnn
     from gnnaccel.train.link import LinkTask
-    from gnnaccel.train.trainer import Interrupted, Trainer, TrainingError
+    from gnnaccel.train.trainer import Trainer
 
+    static = model in GRAPH_MODELS
     if list_settings:
         table = Table("setting", "default", "meaning")
-        for row in describe():
+        for row in describe_gnn() if static else describe():
             table.add_row(*row)
         out.print(table)
         return
+    if static:
+        from gnnaccel.cli.gnn import train_graph
+
+        assert model is not None
+        how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "device": device, "threads": threads}
+        return train_graph(model, data, config, settings or [], to, quiet=quiet, stages=stages, **how)
     settings_used = load_config(model, config, settings or [])
     model = model or settings_used.model.name
     set_threads(threads)
@@ -90,20 +109,27 @@ def train(
     trainer = Trainer(
         task, folder, data=reference(data), progress=not quiet, notify=lambda line: err.print(line, highlight=False)
     )
+    results = fit(trainer, folder, settings_used, resume)
+    out.print(results_table(results, f"{short_name(model)} on {title_of(data)}: test"))
+    pace = f"{results['seconds_per_epoch']:.1f} s an epoch" if results["epochs"] else "nothing trained"
+    out.print(f"{pace}; results in {folder}", highlight=False)
+
+
+def fit(trainer: Any, folder: Path, settings: Any, resume: bool) -> dict[str, Any]:
+    """Train to the end, and say how to go on if that is interrupted. Returns the results."""
+    from gnnaccel.train.trainer import Interrupted, TrainingError
+
     if resume:
         trainer.resume()
         err.print(where_it_stands(trainer), highlight=False)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings_used.model_dump(), sort_keys=False), "utf-8")
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings.model_dump(), sort_keys=False), "utf-8")
     try:
-        results = trainer.fit()
+        return trainer.fit()
     except Interrupted as stop:
         err.print(f"{stop}; continue with --out {folder} --resume", highlight=False)
         raise typer.Exit(130) from None
     except TrainingError as error:
         raise ValueError(str(error)) from None
-    out.print(results_table(results, f"{short_name(model)} on {title_of(data)}: test"))
-    pace = f"{results['seconds_per_epoch']:.1f} s an epoch" if results["epochs"] else "nothing trained"
-    out.print(f"{pace}; results in {folder}", highlight=False)
 
 
 def evaluate(
@@ -119,11 +145,15 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Events a batch.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Static graphs: sampler, eval and data.dtype as key=value, e.g. data.dtype=int8."),
+    ] = None,
     device: Device = "auto",
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Evaluate the best epoch of a run: AP, AUC and MRR, transductive and inductive.
+    """Evaluate the best epoch of a run: AP, AUC and MRR, transductive and inductive; accuracy and macro F1 of classes of nodes.
 
     Examples:
 
@@ -132,7 +162,10 @@ def evaluate(
         gnnaccel eval runs/tgn-wikipedia-0 --split val --negatives 20 --json
 
         gnnaccel eval runs/tgn-wikipedia-0 --negatives-file wikipedia-test.npz
+
+        gnnaccel eval runs/sage-cora-0 --set data.dtype=int8
     """
+    from gnnaccel.cli.gnn import evaluate_graph, graph_run
     from gnnaccel.train.config import short_name
     from gnnaccel.train.ranking import evaluate_ranking
     from gnnaccel.train.trainer import plain
@@ -142,6 +175,16 @@ def evaluate(
     if lists is not None and negatives is not None:
         raise ValueError("--negatives-file gives the negatives: leave --negatives out")
     set_threads(threads)
+    if graph_run(run):
+        if lists is not None or batch_size is not None:
+            raise ValueError(
+                "--negatives-file and --batch-size are of streams; for a static graph give --set eval.batch_size"
+            )
+        more = [] if negatives is None else [f"eval.negatives={negatives}"]
+        how: dict[str, Any] = {"as_json": as_json, "device": device, "quiet": quiet}
+        return evaluate_graph(run, data, part, [*(settings or []), *more], **how)
+    if settings:
+        raise ValueError("--set: is for runs on static graphs, this one is of a stream")
     task, state = load_task(run, data, pick_device(device), batch_size)
     events = task.split.val if part == "val" else task.split.test
     heading = f"{short_name(task.config.model.name)} on {title_of(data or state['data']['name'])}: {part}"
@@ -171,7 +214,14 @@ def evaluate(
 
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of a training run, or a best.pt.")],
-    input: Annotated[Path, typer.Option("--input", "-i", help="CSV with columns src,dst,t (scores) or src,t (--top).")],
+    input: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="CSV with columns src,dst,t (scores) or src,t (--top); node for a static graph (all without).",
+        ),
+    ] = None,
     to: Annotated[Path | None, typer.Option("--out", "-o", help="CSV to write; standard output by default.")] = None,
     top: Annotated[int | None, typer.Option(min=1, help="Give the best so many destinations of each (src, t).")] = None,
     data: Annotated[str | None, typer.Option("--data", help="Same data at another place.")] = None,
@@ -179,7 +229,7 @@ def predict(
     threads: Threads = None,
     quiet: Quiet = False,
 ) -> None:
-    """Score interactions, or name the most probable destinations, at given times.
+    """Score interactions, or name the most probable destinations, at given times; or tell the classes of a graph's nodes.
 
     Ids are those of the data. Each row sees the events strictly before its time, whatever the order of rows.
 
@@ -188,10 +238,19 @@ def predict(
         gnnaccel predict runs/tgn-wikipedia-0 --input pairs.csv --out scores.csv
 
         gnnaccel predict runs/tgn-wikipedia-0 --input sources.csv --top 10
+
+        gnnaccel predict runs/sage-cora-0 --out classes.csv
     """
+    from gnnaccel.cli.gnn import graph_run, predict_graph
     from gnnaccel.train.predict import Predictor
 
     set_threads(threads)
+    if graph_run(run):
+        if top is not None:
+            raise ValueError("--top: is of streams, this run is of a static graph")
+        return predict_graph(run, input, to, data, device=device, quiet=quiet)
+    if input is None:
+        raise ValueError("--input: a CSV of queries must be given for a run of a stream")
     task, _ = load_task(run, data, pick_device(device), None)
     src, dst, t = _read_queries(input, task.events, need_dst=top is None)
     ids = np.arange(task.events.num_nodes) if task.events.node_ids is None else task.events.node_ids
@@ -263,9 +322,9 @@ def set_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def bar(label: str, total: int, quiet: bool) -> tqdm:
+def bar(label: str, total: int, quiet: bool, unit: str = "events") -> tqdm:
     return tqdm(
-        total=total, desc=label, unit=" events", unit_scale=True, leave=False, dynamic_ncols=True, disable=quiet
+        total=total, desc=label, unit=f" {unit}", unit_scale=True, leave=False, dynamic_ncols=True, disable=quiet
     )
 
 

@@ -5,6 +5,7 @@ from gnnaccel.models.base import TemporalModel
 from gnnaccel.models.composed import ComposedModel
 from gnnaccel.models.dysat import DySAT
 from gnnaccel.models.edgebank import EdgeBank
+from gnnaccel.models.gnn import GAT, GNN, MLP, RGCN, GraphSAGE
 from gnnaccel.models.graphmixer import GraphMixer
 from gnnaccel.models.jodie import JODIE
 from gnnaccel.models.kge import KGE
@@ -15,14 +16,19 @@ from gnnaccel.models.tgn import TGN
 
 __all__ = [
     "APAN",
+    "GAT",
+    "GNN",
     "JODIE",
     "KGE",
+    "MLP",
+    "RGCN",
     "TGAT",
     "TGN",
     "ComposedModel",
     "DySAT",
     "EdgeBank",
     "GraphMixer",
+    "GraphSAGE",
     "TemporalModel",
     "export_npy",
     "export_safetensors",

@@ -3,6 +3,7 @@
 from gnnaccel.nn.aggregators import AttentionAggregator, IdentityAggregator, MeanAggregator, MixerAggregator
 from gnnaccel.nn.attention import TemporalAttention
 from gnnaccel.nn.classifier import Classifier
+from gnnaccel.nn.conv import GATConv, RGCNConv, SAGEConv, TableRows
 from gnnaccel.nn.decoder import DotDecoder, LinkDecoder, PairHistoryDecoder
 from gnnaccel.nn.delivery import Mails, deliver, deliver_mails, end_mails, neighbor_mails
 from gnnaccel.nn.kg import KGScorer
@@ -15,6 +16,7 @@ __all__ = [
     "AttentionAggregator",
     "Classifier",
     "DotDecoder",
+    "GATConv",
     "IdentityAggregator",
     "KGScorer",
     "Linear",
@@ -27,6 +29,9 @@ __all__ = [
     "MixerAggregator",
     "NodeMemory",
     "PairHistoryDecoder",
+    "RGCNConv",
+    "SAGEConv",
+    "TableRows",
     "TemporalAttention",
     "TimeEncoder",
     "deliver",
