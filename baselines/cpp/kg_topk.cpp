@@ -5,7 +5,8 @@
 namespace gnnaccel {
 namespace {
 
-constexpr int64_t kKept = int64_t{1} << 21;  // results that tasks may hold together, where queries are few
+constexpr int64_t kRangeBlocks = 1024 / kTileCandidates;  // of a task at least: every task starts a selection anew
+constexpr int64_t kKept = int64_t{1} << 21;               // results that tasks may hold together, where queries are few
 
 template <class A>
 struct Found {
@@ -54,7 +55,7 @@ void topk_group(const TileScorer<T>& scorer, const TileQueries<A>& q, int64_t b0
   const int64_t m = q.m, parts = (m + kTileQueries - 1) / kTileQueries;
   // few queries: their candidates are divided
   const int64_t wanted = std::max<int64_t>(std::min(kTileRanges / parts, kKept / (m * k)), 1);
-  const int64_t blocks = candidates.blocks(), each = std::max<int64_t>((blocks + wanted - 1) / wanted, 1);
+  const int64_t blocks = candidates.blocks(), each = std::max((blocks + wanted - 1) / wanted, kRangeBlocks);
   const int64_t ranges = (blocks + each - 1) / each;
   std::vector<Selection<A>> selections(static_cast<size_t>(ranges * m));
   parallel_chunks(parts * ranges, 1, [&](int64_t task, int64_t) {
