@@ -6,6 +6,7 @@ from gnnaccel.models.composed import ComposedModel
 from gnnaccel.models.dysat import DySAT
 from gnnaccel.models.edgebank import EdgeBank
 from gnnaccel.models.gnn import GAT, GNN, MLP, RGCN, GraphSAGE
+from gnnaccel.models.graph_transformer import GraphTransformer
 from gnnaccel.models.graphmixer import GraphMixer
 from gnnaccel.models.jodie import JODIE
 from gnnaccel.models.kge import KGE
@@ -29,6 +30,7 @@ __all__ = [
     "EdgeBank",
     "GraphMixer",
     "GraphSAGE",
+    "GraphTransformer",
     "TemporalModel",
     "export_npy",
     "export_safetensors",
