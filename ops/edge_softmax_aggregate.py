@@ -17,7 +17,8 @@ _INPUTS = "Tensor x, Tensor src_logit, Tensor dst_logit, Tensor nbr, Tensor? cou
 _OPTIONS = "float negative_slope, float dropout, SymInt seed"
 # the second result, [R, 2, H], is for the backward pass: each softmax's largest logit and its normaliser
 define(f"edge_softmax_aggregate({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor)")
-define(f"edge_softmax_aggregate_backward(Tensor grad, {_INPUTS}, Tensor stat, {_OPTIONS}) -> (Tensor, Tensor, Tensor)")
+define(f"edge_softmax_aggregate_backward(Tensor grad, {_INPUTS}, Tensor out, Tensor stat, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor)")
 
 
 @impl("edge_softmax_aggregate", "CUDA")
@@ -86,8 +87,8 @@ def _composite(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 
 @impl("edge_softmax_aggregate_backward", "CompositeExplicitAutograd")
 def _composite_backward(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
-    x, src_logit, dst_logit, stat = args[0], args[1], args[2], args[6]
-    e = _Edges(*args[:6], *args[7:])
+    x, src_logit, dst_logit, stat = args[0], args[1], args[2], args[7]
+    e = _Edges(*args[:6], *args[8:])
     acc = stat.dtype
     g = grad.to(acc)[e.root]
     dp = (g * e.x).sum(-1) * e.mask
@@ -112,7 +113,7 @@ def _fake_backward(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*inputs[:6], output[1])
+    ctx.save_for_backward(*inputs[:6], *output)
     ctx.options = inputs[6:]
 
 
@@ -149,7 +150,7 @@ def edge_softmax_aggregate(
     `dst_logit = a_dst . x`. `temporal_attention` could compute it only by averaging whole input rows `h` once a head (as many
     times as wide as `x` as the input is wider than a head), and takes no CSR: a hub would pad every root.
 
-    Neither weights nor gathered rows are stored: the backward pass makes the weights again.
+    Gathered rows are never stored, and weights only while the backward pass, which makes them again, needs them.
 
     Args:
         x: Values of the S sources, `[S, H, D]`, floating. Half types accumulate in float32.
