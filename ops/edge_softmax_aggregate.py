@@ -17,8 +17,10 @@ _INPUTS = "Tensor x, Tensor src_logit, Tensor dst_logit, Tensor nbr, Tensor? cou
 _OPTIONS = "float negative_slope, float dropout, SymInt seed"
 # the second result, [R, 2, H], is for the backward pass: each softmax's largest logit and its normaliser
 define(f"edge_softmax_aggregate({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor)")
-define(f"edge_softmax_aggregate_backward(Tensor grad, {_INPUTS}, Tensor out, Tensor stat, {_OPTIONS}) "
-    "-> (Tensor, Tensor, Tensor)")
+define(
+    f"edge_softmax_aggregate_backward(Tensor grad, {_INPUTS}, Tensor out, Tensor stat, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor)"
+)
 
 
 @impl("edge_softmax_aggregate", "CUDA")
