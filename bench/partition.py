@@ -63,10 +63,10 @@ def measure(kind: str, nodes: int, count: int, parts: int, balance: str, folder:
     from gnnaccel.graph import Graph, GraphParts, partition_nodes, partition_quality, write_parts
     from gnnaccel.graph._metis import symmetric_rows
 
-    ends = list(edges(kind, nodes, count, seed))
+    ends = [edges(kind, nodes, count, seed)]
     train = torch.arange(nodes) * 2_654_435_761 % 2**32 < 0.1 * 2**32
     step = Steps()
-    graph = step("build", lambda: Graph.from_edges(*ends, nodes))
+    graph = step("build", lambda: Graph.from_edges(*ends[0], nodes))
     ends.clear()
     step("symmetrise", lambda: symmetric_rows(graph.nbr.long(), graph._row_of_entries(), nodes)[0])
     options = {"metis": {"balance": balance, "train_mask": train}}

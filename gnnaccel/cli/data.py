@@ -27,6 +27,8 @@ from gnnaccel.data import (
     load,
     write_negatives,
 )
+from gnnaccel.data._node_files import is_node_file, is_node_folder
+from gnnaccel.data.nodes import PARTS, NodeData, find_nodes, load_nodes, present_nodes, split_stats
 from gnnaccel.data.readers import FORMATS
 from gnnaccel.data.registry import find, present
 
@@ -72,7 +74,8 @@ def list_(as_json: AsJson = False) -> None:
     here = present()
     if as_json:
         known = [{**_published(d), "name": d.name, "here": d.name in here} for d in REGISTRY.values()]
-        print(json.dumps(known + [{"name": n, "here": True} for n in here if n not in REGISTRY], indent=2))
+        known += [{"name": n, "here": True} for n in here if n not in REGISTRY]
+        print(json.dumps(known + [{"name": n, "here": True, "kind": "nodes"} for n in present_nodes()], indent=2))
         return
     caption = f"kept in {cache_dir()}; with py-tgb also tgb:NAME and TGB's own negatives (eval --negatives-file tgb)"
     table = Table(title="data sets", caption=caption)
@@ -89,6 +92,13 @@ def list_(as_json: AsJson = False) -> None:
         if name not in REGISTRY:
             table.add_row(Text(name), "", "", "", "", "", "yes")
     _print(table)
+    nodes = Table(title="node data sets")
+    nodes.add_column("name", no_wrap=True)
+    nodes.add_column("here")
+    nodes.add_row("synthetic-nodes", "built in")
+    for name in present_nodes():
+        nodes.add_row(Text(name), "yes")
+    _print(nodes)
 
 
 @app.command(
@@ -124,7 +134,7 @@ def fetch_(
 @app.command(
     "info",
     epilog="Examples: `gnnaccel data info wikipedia`, `gnnaccel data info clicks.csv --src user --dst item --time when`,"
-    " `gnnaccel data info synthetic:events=50000,seed=1`",
+    " `gnnaccel data info synthetic:events=50000,seed=1`, `gnnaccel data info cora`",
 )
 @_one_line_errors
 def info(
@@ -137,7 +147,7 @@ def info(
     strict: Annotated[bool, typer.Option("--strict", help="Rows out of time order are an error.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What is in a set: sizes, time, ties, repeats, degrees. Nothing is fetched."""
+    """What is in a set: sizes, time, ties, repeats, degrees; of node data, classes and the split. Nothing is fetched."""
     record = REGISTRY.get(source)
     if record is not None and not Path(source).exists() and find(source) is None:
         facts = _published(record)
@@ -146,6 +156,9 @@ def info(
             return
         rows = {k.replace("_", " "): _text(v) for k, v in facts.items()}
         _show(f"{source}, as published (not here)", rows, f"gnnaccel data fetch {source}")
+        return
+    if _is_node_data(source):
+        _show_nodes(load_nodes(source), as_json)
         return
     options: dict[str, Any] = {"src": src, "dst": dst, "t": time, "label": label, "strict": strict}
     if format != "auto":
@@ -209,6 +222,44 @@ def negatives_(
     lists = draw_negatives(events, chosen, count=count, historical=historical, seed=seed)
     write_negatives(to, lists, events, chosen)
     print(f"{len(lists):,} queries, {len(lists.ids):,} negatives in {to}")
+
+
+def _is_node_data(source: str) -> bool:
+    if Path(source).exists():
+        return is_node_folder(Path(source)) or is_node_file(Path(source))
+    return source.partition(":")[0] == "synthetic-nodes" or (find(source) is None and find_nodes(source) is not None)
+
+
+def _show_nodes(data: NodeData, as_json: bool) -> None:
+    stats, graph = split_stats(data), data.graph
+    degree = graph.in_degree()
+    features = None if data.x is None else f"{str(data.x.dtype).removeprefix('torch.')} {list(data.x.shape)}"
+    facts = {
+        "name": data.name, "nodes": data.num_nodes, "edges": graph.num_edges, "relations": graph.num_relations,
+        "features": features, "classes": data.num_classes, "degree_max": int(degree.max()) if data.num_nodes else 0,
+        **stats, "notes": list(data.notes),
+    }  # fmt: skip
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    mean = graph.num_edges / max(data.num_nodes, 1)
+    rows = {
+        "nodes": f"{data.num_nodes:,} ({stats['isolated']:,} without an edge)",
+        "edges": f"{graph.num_edges:,}, of {graph.num_relations} relation{'s' * (graph.num_relations > 1)}",
+        "edges into a node": f"mean {mean:.1f}, max {facts['degree_max']:,}",
+        "features": features or "none",
+        "classes": str(data.num_classes or "none"),
+        "homophily": "unknown" if stats["homophily"] is None else f"{stats['homophily']:.3f}",
+    }
+    for part in PARTS:
+        p = stats[part]
+        rows[part] = (
+            f"{p['nodes']:,} nodes ({p['share']:.1%}), by class: {', '.join(f'{n:,}' for n in p['classes'][:20])}"
+        )
+    rows["in no part"] = f"{stats['outside']:,} with a label, {stats['unlabelled']:,} without"
+    for i, note in enumerate(data.notes):
+        rows["note" + " " * i] = note
+    _show(data.name, rows)
 
 
 def _show(title: str, rows: dict[str, str], caption: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,15 @@ class SparseRows:
 
 def is_node_folder(path: Path) -> bool:
     return path.is_dir() and ((path / "data.npz").is_file() or _table_file(path, "nodes") is not None)
+
+
+def is_node_file(path: Path) -> bool:
+    """Whether a file holds edges without times: what tells it from a stream of events."""
+    if path.suffix != ".npz" or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        names = {name.removesuffix(".npy") for name in file.namelist()}
+    return "edge_index" in names or ("src" in names and "t" not in names)
 
 
 def read_path(path: Path, *, add_reverse: bool = False, **options: Any) -> NodeData:

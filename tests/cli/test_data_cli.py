@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -136,3 +137,23 @@ def test_info_of_other_things(cache: Path) -> None:
 def test_help_has_examples(args: list[str]) -> None:
     done = run(*args)
     assert done.exit_code == 0 and "Example" in done.stdout and "gnnaccel data" in done.stdout
+
+
+def test_node_data(cache: Path, tmp_path: Path) -> None:
+    folder = cache / "node" / "ring"
+    folder.mkdir(parents=True)
+    ring = np.stack([np.arange(6), (np.arange(6) + 1) % 6])
+    np.savez(folder / "data.npz", edge_index=ring, y=np.array([0, 1, 0, 1, 0, -1]))
+    listed = run("list")
+    assert "synthetic-nodes" in listed.stdout
+    assert "ring" in listed.stdout
+    assert {"name": "ring", "here": True, "kind": "nodes"} in json.loads(run("list", "--json").stdout)
+    facts = json.loads(run("info", "ring", "--json").stdout)
+    assert (facts["nodes"], facts["edges"], facts["classes"], facts["unlabelled"]) == (6, 6, 2, 1)
+    assert facts["train"]["nodes"] == 3
+    assert json.loads(run("info", folder, "--json").stdout) == facts
+    assert json.loads(run("info", folder / "data.npz", "--json").stdout)["edges"] == 6
+    shown = run("info", "synthetic-nodes:nodes=300,relations=2").stdout
+    assert "of 2 relations" in shown
+    assert "there are no masks" in shown
+    assert run("info", "ringg").exit_code == 2
