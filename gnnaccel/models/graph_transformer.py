@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,8 @@ class GraphTransformer(nn.Module):
         dropout: Rate in the layers, in training.
         dropout_in: Rate of the input features, in training.
         attention_dropout: Rate of the attention weights, in training.
-        expand: Width of the layers' perceptrons, in `dim_hidden`s.
+        expand: Width of the layers' perceptrons, in `dim_hidden`s; 0 for none.
+        global_bias: Bias that similar nodes start from, see `GraphTransformerLayer`.
 
     Determinism: bitwise reproducible on CPU, for any number of threads; dropout is a function of the seed of a call alone.
     """
@@ -44,6 +47,7 @@ class GraphTransformer(nn.Module):
         dropout_in: float = 0.0,
         attention_dropout: float = 0.0,
         expand: int = 2,
+        global_bias: float = 0.0,
     ) -> None:
         super().__init__()
         if layers < 1:
@@ -56,7 +60,8 @@ class GraphTransformer(nn.Module):
         self.dim_in, self.dropout, self.dropout_in, self.pe = dim_in, dropout, dropout_in, pe
         self.input = Linear(dim_in, dim_hidden)
         self.position = Linear(pe, dim_hidden, bias=False) if pe else None
-        options = {"dropout": dropout, "attention_dropout": attention_dropout, "expand": expand}
+        options: dict[str, Any] = {"dropout": dropout, "attention_dropout": attention_dropout, "expand": expand}
+        options["global_bias"] = global_bias
         self.layers = nn.ModuleList(
             GraphTransformerLayer(dim_hidden, heads, global_k, **options) for _ in range(layers)
         )

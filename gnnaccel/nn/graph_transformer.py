@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -14,8 +15,7 @@ from gnnaccel.ops import gather_rows, topk_similar
 from gnnaccel.ops._dropout import dropout
 from gnnaccel.ops._edge_attention import edge_attention
 
-LOCAL, GLOBAL, BOTH = range(3)  # kinds of entries, rows of `_FLAGS`
-_FLAGS = ((1.0, 0.0), (0.0, 1.0), (1.0, 1.0))
+LOCAL, GLOBAL, BOTH = range(3)  # kinds of entries: a neighbour, a similar node, one that is both
 
 
 class _Bucket(NamedTuple):
@@ -105,14 +105,14 @@ class GraphTransformerLayer(nn.Module):
 
         h    = norm(x)
         S_v  = the `global_k` nodes u of the largest q_v . k_u, all heads in one product
-        a_vu = dropout(softmax_u(q_v . (k_u + W_e e_vu) / sqrt(D / heads))),   u in N(v) + S_v, each once
-        x    = x + dropout(sum_u a_vu (v_u + W_e e_vu) + W_s h_v + b_s)
+        a_vu = dropout(softmax_u(q_v . k_u / sqrt(D / heads) + b_kind(v, u))),   u in N(v) + S_v, each once
+        x    = x + dropout(sum_u a_vu v_u + W_s h_v + b_s)
         x    = x + dropout(W_2 dropout(relu(W_1 norm'(x))))
 
-    with q, k, v linear in h and e the learnt kind of an entry: a neighbour, a similar node, or both. The similar nodes are
-    found exactly, without gradient and without a matrix [N, N]; attention over the entries is exact, and a node has at most
-    its degree plus `global_k` of them. With `global_k` = N it is dense attention. Keys start as queries do, so that at first
-    those nodes are similar whose rows are alike: what is not selected has no gradient to be selected by.
+    with q, k, v linear in h and b learnt for each head and kind of entry: a neighbour, a similar node, or both. The similar
+    nodes are found exactly, without gradient and without a matrix [N, N]; attention over the entries is exact, and a node has
+    at most its degree plus `global_k` of them. With `global_k` = N it is dense attention. Keys start as queries do, so that at
+    first those nodes are similar whose rows are alike: what is not selected has no gradient to be selected by.
 
     Sources: attention of Shi et al., IJCAI 2021 (TransformerConv); selection of keys by the query as in Gupta et al.,
     Memory-efficient Transformers via Top-k Attention, 2021.
@@ -123,7 +123,9 @@ class GraphTransformerLayer(nn.Module):
         global_k: Similar nodes, 0 for neighbours alone. Those that are neighbours too do not count twice.
         dropout: Rate in [0, 1) of both ways, in training.
         attention_dropout: Rate of the attention weights, in training.
-        expand: Width of the perceptron, in dims.
+        expand: Width of the perceptron, in dims; 0 for none.
+        global_bias: What b of similar nodes that are no neighbours starts from; the other b start from 0. Below 0, neighbours
+            count for more at first: similar nodes have the largest products, and would drown them out.
 
     Determinism: bitwise reproducible on CPU, for any number of threads.
     """
@@ -137,6 +139,7 @@ class GraphTransformerLayer(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         expand: int = 2,
+        global_bias: float = 0.0,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -144,8 +147,8 @@ class GraphTransformerLayer(nn.Module):
             raise ValueError(f"{name}: dim must be a multiple of heads ({heads}), got {dim}")
         if global_k < 0:
             raise ValueError(f"{name}: global_k must be at least 0, got {global_k}")
-        if expand < 1:
-            raise ValueError(f"{name}: expand must be at least 1, got {expand}")
+        if expand < 0:
+            raise ValueError(f"{name}: expand must be at least 0, got {expand}")
         for what, rate in (("dropout", dropout), ("attention_dropout", attention_dropout)):
             if not 0 <= rate < 1:
                 raise ValueError(f"{name}: {what} must be in [0, 1), got {rate}")
@@ -153,9 +156,12 @@ class GraphTransformerLayer(nn.Module):
         self.dropout, self.attention_dropout = dropout, attention_dropout
         self.query, self.key, self.value, self.own = (Linear(dim, dim) for _ in range(4))
         self.key.load_state_dict(self.query.state_dict())
-        self.edge = Linear(2, dim, bias=False)
-        self.norm, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.wide, self.narrow = Linear(dim, expand * dim), Linear(expand * dim, dim)
+        self.kind = nn.Parameter(torch.tensor([0.0, global_bias, 0.0]).repeat(heads, 1))
+        self.norm = nn.LayerNorm(dim)
+        self.expand = expand
+        if expand:
+            self.norm2 = nn.LayerNorm(dim)
+            self.wide, self.narrow = Linear(dim, expand * dim), Linear(expand * dim, dim)
 
     def forward(self, x: Tensor, rows: AttentionRows, seed: int = 0) -> Tensor:
         """Rows of all nodes, `[N, D]`, from those before, `[N, D]`. `seed` is of the dropout; give a new one each step."""
@@ -163,6 +169,8 @@ class GraphTransformerLayer(nn.Module):
             raise ValueError(f"{type(self).__name__}: x must be {[rows.num_nodes, self.dim]}, got {list(x.shape)}")
         rate = self.dropout if self.training else 0.0
         x = x + dropout(self.attend(row_norm(self.norm, x), rows, seed), rate, step_seed(seed, 0))
+        if not self.expand:
+            return x
         wide = dropout(self.wide(row_norm(self.norm2, x)).relu(), rate, step_seed(seed, 1))
         return x + dropout(self.narrow(wide), rate, step_seed(seed, 2))
 
@@ -175,19 +183,30 @@ class GraphTransformerLayer(nn.Module):
     def attend(self, h: Tensor, rows: AttentionRows, seed: int = 0) -> Tensor:
         """The attention's result, `[N, D]`."""
         similar = self.similar(h)
-        kinds = torch.tensor(_FLAGS, dtype=h.dtype, device=h.device)
+        kinds = torch.eye(3, dtype=h.dtype, device=h.device)
         no_time = h.new_empty(0)
         rate = self.attention_dropout if self.training else 0.0
+        weights = self._with_bias()
         out = []
         for i, bucket in enumerate(rows.buckets):
             nbr, kind, count = rows.with_similar(bucket, similar)
             no_dt = h.new_zeros(1, dtype=torch.float32).expand(nbr.shape)
-            weights = (w for m in (self.query, self.key, self.value, self.own) for w in (m.weight, m.bias))
             block = (kinds, nbr, kind, no_dt, count.int(), no_time, no_time)
             own = gather_rows(h, bucket.nodes)
-            drop = step_seed(seed, 3 + i)
-            out.append(edge_attention(h, own, *weights, self.edge.weight, *block, self.heads, rate, drop))
-        return gather_rows(torch.cat(out), rows.place) if out else h
+            out.append(edge_attention(h, own, *weights, *block, self.heads, rate, step_seed(seed, 3 + i)))
+        if not out:
+            return h
+        return gather_rows(torch.cat(out), rows.place).view(len(h), self.heads, -1)[..., :-1].reshape(h.shape)
+
+    def _with_bias(self) -> list[Tensor]:
+        """Weights of `edge_attention` with a column more a head: there queries are constant, keys the bias of their kind."""
+        H, C = self.heads, self.dim // self.heads
+        weights = []
+        for linear in (self.query, self.key, self.value, self.own):
+            scale, one = (math.sqrt((C + 1) / C), math.sqrt(C + 1)) if linear is self.query else (1.0, 0.0)
+            weights.append(F.pad(scale * linear.weight.view(H, C, -1), (0, 0, 0, 1)).flatten(0, 1))
+            weights.append(F.pad(scale * linear.bias.view(H, C), (0, 1), value=one).flatten())
+        return [*weights, F.pad(self.kind.unsqueeze(1), (0, 0, C, 0)).flatten(0, 1)]
 
 
 def row_norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:

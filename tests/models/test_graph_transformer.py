@@ -41,10 +41,9 @@ def dense(layer, h, pairs):
     q, k, v = (
         F.linear(h, w.weight, w.bias).view(N, H, -1).transpose(0, 1) for w in (layer.query, layer.key, layer.value)
     )
-    kinds = torch.stack([local, torch.ones_like(local)], -1)  # every node is a similar one
-    edge = (kinds @ layer.edge.weight.T).view(N, N, H, -1).permute(2, 0, 1, 3)
-    logit = (q[:, :, None] * (k[:, None] + edge)).sum(-1) / math.sqrt(h.shape[1] / H)
-    out = (logit.softmax(-1)[..., None] * (v[:, None] + edge)).sum(2)
+    kind = layer.kind[:, torch.where(local > 0, 2, 1)]  # every node is a similar one
+    logit = q @ k.transpose(1, 2) / math.sqrt(h.shape[1] / H) + kind
+    out = logit.softmax(-1) @ v
     return out.transpose(0, 1).reshape(N, -1) + F.linear(h, layer.own.weight, layer.own.bias)
 
 
@@ -57,7 +56,7 @@ def test_with_all_nodes_similar_it_is_dense_attention(k):
     weight = torch.randn_like(want)
     wanted = [
         h,
-        *(p for name, p in layer.named_parameters() if name.split(".")[0] in ("query", "key", "value", "own", "edge")),
+        *(p for name, p in layer.named_parameters() if name.split(".")[0] in ("query", "key", "value", "own", "kind")),
     ]
     for a, b in zip(torch.autograd.grad(got, wanted, weight), torch.autograd.grad(want, wanted, weight), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
