@@ -67,6 +67,60 @@ GNNACCEL_INLINE void draw_lanes(const NeighborArgs<Id>& a, DrawLanes& s) {
   }
 }
 
+// `pick_weighted` of a whole row, thirty-two random words at a time: all that an entry costs where it is not among the
+// smallest is a product and a comparison.
+template <class Id>
+GNNACCEL_INLINE int64_t pick_weighted_row(const NeighborArgs<Id>& a, int64_t root, RowRange row, int32_t& faults) {
+  constexpr int64_t kBlock = 32;
+  const int64_t fanout = a.fanout;
+  Id* const picks = a.out_nbr + root * fanout;
+  double* const keys = a.keys + root * fanout;
+  Draws d = make_draws(a.seed, a.epoch, a.batch, static_cast<uint64_t>(root), a.hop);
+  if (row.end - row.begin <= fanout) return pick_from(a, row, fanout, picks, keys, d, faults);
+  alignas(64) double unit[kBlock], weight[kBlock];
+  alignas(64) uint32_t words[4][kBlock / 2];
+  int32_t place[kBlock + 1];
+  int64_t count = 0;
+  int32_t bad = 0;
+  for (int64_t i = row.begin; i < row.end;) {
+    int64_t n = 0;
+    for (; i < row.end && n < kBlock; ++i) {
+      const float w = a.weight[i];
+      bad |= static_cast<int32_t>(!is_weight(w));
+      place[n] = static_cast<int32_t>(i - row.begin);
+      weight[n] = static_cast<double>(w);
+      n += w > 0 && !is_excluded(a, i) ? 1 : 0;
+    }
+    for (int64_t l = 0; l < kBlock / 2; ++l) {
+      uint32_t c0 = d.counter + static_cast<uint32_t>(l), c1 = d.root, c2 = d.batch, c3 = d.epoch;
+      philox4x32(c0, c1, c2, c3, d.k0, d.k1);
+      words[0][l] = c0, words[1][l] = c1, words[2][l] = c2, words[3][l] = c3;
+    }
+    d.counter += kBlock / 2;
+    for (int64_t l = 0; l < kBlock; ++l) {
+      const uint64_t x = static_cast<uint64_t>(words[l % 2 * 2 + 1][l / 2]) << 32 | words[l % 2 * 2][l / 2];
+      unit[l] = (static_cast<double>(x >> 11) + 0.5) * 0x1p-53;
+    }
+    uint32_t candidates = ~uint32_t{0};
+    if (count == fanout) {
+      const double limit = keys[count - 1];
+      candidates = 0;
+      for (int64_t l = 0; l < kBlock; ++l) candidates |= static_cast<uint32_t>(1 - unit[l] < limit * weight[l]) << l;
+    }
+    if (n < kBlock) candidates &= (uint32_t{1} << n) - 1;
+    for (; candidates != 0; candidates &= candidates - 1) {
+      const auto l = static_cast<int64_t>(__builtin_ctz(candidates));
+      offer_weighted(picks, keys, count, fanout, place[l], weight[l], unit[l]);
+    }
+  }
+  if (bad != 0) {
+    faults |= kBadWeight;
+    return 0;
+  }
+  sort_picks(picks, count);
+  return count;
+}
+
 // Samples for roots [begin, end); returns what is wrong.
 template <class Id>
 GNNACCEL_INLINE int32_t sample_neighbors(const NeighborArgs<Id>& a, int64_t begin, int64_t end) {
@@ -134,6 +188,8 @@ GNNACCEL_INLINE int32_t sample_neighbors(const NeighborArgs<Id>& a, int64_t begi
       } else if (plain) {
         Draws d = make_draws(a.seed, a.epoch, a.batch, static_cast<uint64_t>(root), a.hop);
         fetch_picks(root, row, pick_uniform(a, row, fanout, a.out_nbr + root * fanout, d));
+      } else if (a.weighted && !a.replace && a.fanouts == nullptr) {
+        fetch_picks(root, row, pick_weighted_row(a, root, row, faults));
       } else {
         fetch_picks(root, row, pick_root(a, root, row, faults));
       }

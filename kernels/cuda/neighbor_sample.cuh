@@ -179,8 +179,36 @@ GNNACCEL_HD int64_t pick_weighted_replace(const NeighborArgs<Id>& a, RowRange ro
   return fanout;
 }
 
-// Draws in proportion to weights, one after the other without replacement, by exponential keys: the smallest of
-// -log(u) / w (Efraimidis and Spirakis, IPL 2006). `keys` holds the smallest so far, ascending, `picks` theirs.
+// An entry of weight w with the random number u, for a place among those with the smallest keys -log(u) / w: `keys`
+// holds them, ascending, `picks` their places in the row.
+template <class Id>
+GNNACCEL_HD void offer_weighted(Id* picks, double* keys, int64_t& count, int64_t fanout, int64_t place_in_row, double w,
+                                double u) {
+  // 1 - u <= -log(u): most entries need no logarithm
+  if (count == fanout && 1 - u >= keys[count - 1] * w) return;
+  const double key = -log(u) / w;
+  if (count == fanout && key >= keys[count - 1]) return;
+  int64_t place = count < fanout ? count++ : count - 1;
+  for (; place > 0 && keys[place - 1] > key; --place) {
+    keys[place] = keys[place - 1];
+    picks[place] = picks[place - 1];
+  }
+  keys[place] = key;
+  picks[place] = static_cast<Id>(place_in_row);
+}
+
+template <class Id>
+GNNACCEL_HD void sort_picks(Id* picks, int64_t count) {
+  for (int64_t i = 1; i < count; ++i) {
+    const Id pick = picks[i];
+    int64_t place = i;
+    for (; place > 0 && picks[place - 1] > pick; --place) picks[place] = picks[place - 1];
+    picks[place] = pick;
+  }
+}
+
+// Draws in proportion to weights, one after the other without replacement, by exponential keys (Efraimidis and
+// Spirakis, IPL 2006).
 template <class Id>
 GNNACCEL_HD int64_t pick_weighted(const NeighborArgs<Id>& a, RowRange row, int64_t fanout, Id* picks, double* keys,
                                   Draws& d) {
@@ -191,28 +219,11 @@ GNNACCEL_HD int64_t pick_weighted(const NeighborArgs<Id>& a, RowRange row, int64
     if (w == 0 || is_excluded(a, i)) continue;
     if (whole) {
       picks[count++] = static_cast<Id>(i - row.begin);
-      continue;
+    } else {
+      offer_weighted(picks, keys, count, fanout, i - row.begin, w, draw_unit(d));
     }
-    const double u = draw_unit(d);
-    // 1 - u <= -log(u): most entries need no logarithm
-    if (count == fanout && 1 - u >= keys[count - 1] * w) continue;
-    const double key = -log(u) / w;
-    if (count == fanout && key >= keys[count - 1]) continue;
-    int64_t place = count < fanout ? count++ : count - 1;
-    for (; place > 0 && keys[place - 1] > key; --place) {
-      keys[place] = keys[place - 1];
-      picks[place] = picks[place - 1];
-    }
-    keys[place] = key;
-    picks[place] = static_cast<Id>(i - row.begin);
   }
-  if (whole) return count;
-  for (int64_t i = 1; i < count; ++i) {
-    const Id pick = picks[i];
-    int64_t place = i;
-    for (; place > 0 && picks[place - 1] > pick; --place) picks[place] = picks[place - 1];
-    picks[place] = pick;
-  }
+  if (!whole) sort_picks(picks, count);
   return count;
 }
 
