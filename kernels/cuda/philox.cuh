@@ -4,6 +4,7 @@
 #pragma once
 
 #if defined(__CUDACC_RTC__)
+typedef short int16_t;
 typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;

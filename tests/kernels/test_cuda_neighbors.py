@@ -125,5 +125,9 @@ def test_the_launchers_text_compiles_at_run_time(capability):
     assert library.nvrtcCreateProgram(ctypes.byref(program), text, b"k.cu", 0, None, None) == 0
     options = [f"--gpu-architecture=sm_{capability}".encode(), b"--std=c++17"]
     result = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+    size = ctypes.c_size_t()
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
     library.nvrtcDestroyProgram(ctypes.byref(program))
-    assert result == 0
+    assert result == 0, log.value.decode()
