@@ -75,8 +75,6 @@ TestSampleHops = check_op(
     schemas=["sample_hops"],
     dtypes=[F64],
     overload_args=raw,
-    # the sizes of one hop are known only after the one before
-    compile=False,
 )
 
 
