@@ -47,7 +47,7 @@ class GraphTransformer(nn.Module):
         dropout_in: float = 0.0,
         attention_dropout: float = 0.0,
         expand: int = 2,
-        global_bias: float = 0.0,
+        global_bias: float = -3.0,
     ) -> None:
         super().__init__()
         if layers < 1:

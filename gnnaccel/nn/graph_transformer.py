@@ -139,7 +139,7 @@ class GraphTransformerLayer(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         expand: int = 2,
-        global_bias: float = 0.0,
+        global_bias: float = -3.0,
     ) -> None:
         super().__init__()
         name = type(self).__name__
