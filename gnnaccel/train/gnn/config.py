@@ -38,6 +38,9 @@ class GNNModelConfig(Section):
         default="none", description="graph-transformer: positional encodings beside the features"
     )
     dim_positional: int = Field(default=16, ge=1, description="how many of them")
+    perceptron: int = Field(
+        default=0, ge=0, le=8, description="graph-transformer: width of a layer's perceptron in hiddens, 0 for none"
+    )
     features: Literal["auto", "given", "learned", "degree"] = Field(
         default="auto",
         description="'given' by the data, 'learned' rows of nodes, functions of the 'degree', or 'auto': given if there are "

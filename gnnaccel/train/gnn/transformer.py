@@ -67,5 +67,6 @@ def make_transformer(config: GNNConfig, graph: Graph, dim_in: int, dim_out: int)
         dropout=m.dropout,
         dropout_in=m.dropout_in,
         attention_dropout=m.attention_dropout,
+        expand=m.perceptron,
     )
     return WholeGraphTransformer(model, encodings)
