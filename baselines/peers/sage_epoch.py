@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ class TorchSage:
         self.optimizer = torch.optim.Adam(self.layers.parameters(), lr=lr)
 
     def make(self, dims: list[int]) -> nn.ModuleList:
-        return nn.ModuleList(_Layer(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        return nn.ModuleList(_Layer(a, b) for a, b in pairwise(dims))
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
@@ -87,7 +88,7 @@ class DGLSage(TorchSage):
 
     def make(self, dims: list[int]) -> nn.ModuleList:
         conv = self.samples.dgl.nn.SAGEConv
-        return nn.ModuleList(conv(a, b, "mean") for a, b in zip(dims[:-1], dims[1:], strict=True))
+        return nn.ModuleList(conv(a, b, "mean") for a, b in pairwise(dims))
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
@@ -113,7 +114,7 @@ class PyGSage(TorchSage):
 
     def make(self, dims: list[int]) -> nn.ModuleList:
         conv = importlib.import_module("torch_geometric.nn").SAGEConv
-        return nn.ModuleList(conv(a, b, aggr="mean") for a, b in zip(dims[:-1], dims[1:], strict=True))
+        return nn.ModuleList(conv(a, b, aggr="mean") for a, b in pairwise(dims))
 
     @torch.no_grad()
     def load(self, weights: Weights) -> None:
