@@ -10,7 +10,8 @@ import typer.main
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-PAGES = README + (Path(__file__).parents[1] / "docs" / "kg.md").read_text("utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = "".join([README, *((DOCS / f"{page}.md").read_text("utf-8") for page in ("kg", "graphs"))])
 COMMANDS = re.findall(r"^    gnnaccel ([^#\n]+)", PAGES, flags=re.MULTILINE)
 
 
@@ -20,7 +21,7 @@ def test_python_block(block):
     exec(compile(block, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize(("page", "count"), [("streams", 3), ("kg", 2)])
+@pytest.mark.parametrize(("page", "count"), [("streams", 3), ("kg", 2), ("graphs", 1)])
 def test_blocks_of_a_page(page, count, tmp_path, monkeypatch):
     """They run one after another in one place."""
     monkeypatch.chdir(tmp_path)
@@ -55,7 +56,7 @@ def test_data_of_examples_can_be_fetched_or_is_a_path():
         name.strip("`,;.") for page in pages for name in re.findall(r"--data ([\w./:=-]+)", page.read_text("utf-8"))
     }
     assert len(names) > 4
-    known = {*REGISTRY, "synthetic", "tgb", "synthetic-kg", *PYKEEN}
+    known = {*REGISTRY, "synthetic", "tgb", "synthetic-kg", "synthetic-nodes", *PYKEEN}
     assert [name for name in names if name.partition(":")[0] not in known and "/" not in name] == []
 
 

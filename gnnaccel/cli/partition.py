@@ -53,11 +53,11 @@ def partition(
 
     Examples:
 
-        gnnaccel partition --data cora --parts 4
+        gnnaccel partition --data path/to/cora --parts 4
 
         gnnaccel partition --data synthetic-nodes:nodes=20000 --parts 8 --out parts --balance train
 
-        gnnaccel partition --data edges.csv --parts 4 --method hash --out parts --json
+        gnnaccel partition --data my/edges.csv --parts 4 --method hash --out parts --json
     """
     from gnnaccel.graph.node_partition import BALANCES, METHODS
 

@@ -29,7 +29,9 @@ class GNNModelConfig(Section):
     reduce: Literal["mean", "sum", "max"] = Field(default="mean", description="how sage aggregates neighbours")
     heads: int = Field(default=8, ge=1, description="attention heads of gat and graph-transformer; must divide hidden")
     heads_out: int = Field(default=1, ge=1, description="heads of gat's last layer, averaged")
-    attention_dropout: float = Field(default=0.0, ge=0, lt=1, description="of attention weights (gat, graph-transformer)")
+    attention_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="of attention weights (gat, graph-transformer)"
+    )
     bases: int | None = Field(default=None, ge=1, description="rgcn: basis matrices that relations share")
     global_neighbors: int = Field(
         default=8, ge=0, description="graph-transformer: most similar nodes a node attends to"
