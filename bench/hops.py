@@ -101,6 +101,8 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
 
     settings = runner.settings
     only_gate = settings.correctness_only
+    if settings.device.type != "cpu":
+        return  # a race of CPUs: here the samplers of peers run on them
     keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
     size = size or (Size(300, 4000, 8, (4, 3)) if only_gate else Size())
     graph, fanouts = power_law_graph(size.nodes, size.edges, settings.seed), list(size.fanouts)

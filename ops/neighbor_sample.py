@@ -208,6 +208,7 @@ def neighbor_sample(
         root are in the order of its row, hence by relation.
 
     Cost: O(fanout) a root for uniform draws, O(degree) for weighted ones; with `exclude` O(degree) where one was drawn.
+    Weighted draws without replacement take a random word an entry; those of rows longer than 2**25 reach into the next hop's.
 
     Determinism: the same draws on every device and for any number of threads. A GPU takes its own logarithm for weighted draws
     without replacement; where that differs in the last bit, a pick differs with a probability of about 1e-15 a neighbour.
