@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.graph._edges import check_range, check_rows
+from gnnaccel.graph._level import level_parts
 from gnnaccel.graph._metis import metis_parts, symmetric_rows
 from gnnaccel.graph.partition import _at_least, _ids, _words
 from gnnaccel.graph.static import Graph
@@ -56,12 +57,12 @@ def metis_node_partition(
     """Part of each node, int64 `[N]`, by METIS: few edges between parts of about the same size (Karypis and Kumar, 1998).
 
     METIS sees an undirected graph without loops, in which an edge weighs as much as there are edges between its ends, and one
-    weight a node, whose sums are balanced:
+    weight a node (pymetis has no more), whose sums are balanced:
 
     - "nodes": 1;
     - "edges": edges into the node, and 1: what a layer computes on;
     - "train": 1, and for a node to train on as much as makes these ten times all others together;
-    - "both": as "edges", and for a node to train on as much as makes these as heavy as all edges.
+    - "both": as "edges"; then nodes move, those first that cost the fewest edges, until nodes to train on are level, too.
 
     Args:
         graph: On CPU; its ids are checked, because METIS ends the process on bad ones.
@@ -88,7 +89,10 @@ def metis_node_partition(
         return torch.zeros(graph.num_nodes, dtype=torch.int64)
     if len(nbr) == 0:
         return torch.arange(graph.num_nodes) * num_parts // graph.num_nodes
-    return metis_parts(owner, indptr, nbr, count, weight, num_parts, imbalance, seed)
+    part = metis_parts(owner, indptr, nbr, count, weight, num_parts, imbalance, seed)
+    if balance != "both" or train_mask is None:
+        return part
+    return level_parts(indptr, nbr, part, torch.stack([graph.in_degree(), train_mask.long()], 1), num_parts, imbalance)
 
 
 def _check_parts(owner: str, graph: Graph, num_parts: int) -> None:
@@ -106,10 +110,10 @@ def _node_weight(owner: str, graph: Graph, balance: str, train_mask: Tensor | No
     if train_mask is None or train_mask.dtype != torch.bool or train_mask.shape != one.shape:
         given = "None" if train_mask is None else f"{train_mask.dtype}{list(train_mask.shape)}"
         raise ValueError(f"{owner}: train_mask must be bool [{graph.num_nodes}] for balance={balance!r}, got {given}")
-    base = one if balance == "train" else graph.in_degree() + one
-    share = 10 if balance == "train" else 1
-    each = max(1, round(share * int(base.sum()) / max(int(train_mask.sum()), 1)))
-    return base + each * train_mask
+    if balance == "both":
+        return graph.in_degree() + one
+    each = round(10 * graph.num_nodes / max(int(train_mask.sum()), 1))
+    return one + each * train_mask
 
 
 def partition_nodes(graph: Graph, num_parts: int, method: str = "metis", *, seed: int = 0, **options: Any) -> Tensor:

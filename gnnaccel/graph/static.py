@@ -244,7 +244,8 @@ class Graph:
     def edges(self) -> tuple[Tensor, Tensor]:
         """`(src, dst)` of all edges in the order of their ids, dtype of `nbr`, `[M]` each: the input of `from_edges`."""
         order = self._order()
-        return self.nbr[order], self._row_of_entries().to(self.nbr.dtype)[order]
+        rows = self._row_of_entries().to(self.nbr.dtype)
+        return self.nbr.index_select(0, order), rows.index_select(0, order)
 
     def reverse(self) -> Graph:
         """All edges turned round, with the same ids, relations and weights: row u lists where u's edges lead. O(M)."""
@@ -314,7 +315,7 @@ class Graph:
         M = self.num_edges
         if M and int(self.eid.max()) == M - 1:
             at = torch.full((M,), -1, dtype=torch.int64, device=self.device)
-            at[self.eid.long()] = torch.arange(M, device=self.device)
+            at.index_copy_(0, self.eid.long(), torch.arange(M, device=self.device))
             if int(at.min()) >= 0:  # a permutation
                 return at
         return self.eid.argsort(stable=True)

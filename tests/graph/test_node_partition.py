@@ -13,12 +13,14 @@ from gnnaccel.graph import (
     GraphParts,
     hash_partition,
     metis_node_partition,
+    neighbor_sample,
     node_split,
     partition_nodes,
     partition_quality,
     random_partition,
     write_parts,
 )
+from gnnaccel.graph._level import level_parts
 from gnnaccel.graph._metis import symmetric_rows
 from tests.harness import INTERPRET, threads
 
@@ -116,9 +118,7 @@ class TestMethods:
             assert found[balance][balance] < 0.05
             assert found[balance]["train"] > 0.5
         assert found["train"]["train"] < 0.15
-        assert found["both"]["edges"] + found["both"]["train"] < min(
-            found[b]["edges"] + found[b]["train"] for b in ("nodes", "edges")
-        )
+        assert max(found["both"]["edges"], found["both"]["train"]) < 0.1
 
     def test_seed_and_threads(self, metis, data):
         parts = []
@@ -167,6 +167,44 @@ class TestMethods:
         monkeypatch.setitem(sys.modules, "pymetis", None)
         with pytest.raises(ImportError, match=r"metis_node_partition: pymetis is not installed"):
             metis_node_partition(graph_of(), 2)
+
+
+class TestLevel:
+    def test_by_hand(self):
+        """A path of eight in one part, two others alone: ends and lone nodes go before the middle."""
+        src, dst = torch.arange(7), torch.arange(1, 8)
+        indptr, nbr, _ = symmetric_rows(src, dst, 10)
+        part = torch.tensor([0] * 8 + [1] * 2)
+        weight = torch.ones(10, 1, dtype=torch.int64)
+        got = level_parts(indptr, nbr, part, weight, 2, 0.2)
+        assert torch.bincount(got).tolist() == [6, 4]
+        assert (got[:8] != part[:8]).nonzero().squeeze(1).tolist() == [0, 7]  # each costs one edge, all others two
+        assert part.tolist() == [0] * 8 + [1] * 2
+
+    @pytest.mark.parametrize("parts", [2, 5])
+    def test_two_weights(self, parts):
+        data = synthetic_nodes(nodes=3000, classes=10)
+        graph = data.graph
+        indptr, nbr, _ = symmetric_rows(graph.nbr.long(), graph._row_of_entries(), 3000)
+        weight = torch.stack([graph.in_degree(), data.train_mask.long()], 1)
+        # communities whole, and very unlike in size
+        part = torch.where(data.y < 6, 0, data.y % parts)
+        with threads(1):
+            got = level_parts(indptr, nbr, part, weight, parts, 0.05)
+        with threads(2):
+            assert torch.equal(got, level_parts(indptr, nbr, part, weight, parts, 0.05))
+        load = torch.stack([torch.bincount(got, w.double(), minlength=parts) for w in weight.T])
+        assert (load.amax(1) / load.mean(1)).max() <= 1.05
+        cut, chance = (partition_quality(graph, p, parts).cut for p in (got, random_partition(3000, parts)))
+        assert cut < 0.6 * chance
+
+    def test_what_cannot_move_stays(self):
+        indptr, nbr, _ = symmetric_rows(torch.tensor([0]), torch.tensor([1]), 4)
+        heavy = torch.tensor([[100], [1], [0], [0]])
+        assert level_parts(indptr, nbr, torch.tensor([0, 0, 1, 1]), heavy, 2, 0.03).tolist() == [0, 1, 1, 1]
+        level = torch.tensor([0, 1, 0, 1])
+        assert torch.equal(level_parts(indptr, nbr, level, torch.ones(4, 1, dtype=torch.int64), 2, 0.03), level)
+        assert torch.equal(level_parts(indptr, nbr, level, torch.zeros(4, 2, dtype=torch.int64), 2, 0.03), level)
 
 
 class TestQuality:
@@ -262,6 +300,27 @@ class TestFiles:
                 local = got.to_global(got.graph.nbr[got.graph.row(i)])
                 assert sorted(local.tolist()) == sorted(graph.nbr[graph.row(node)].tolist())
                 assert sorted(got.graph.eid[got.graph.row(i)].tolist()) == sorted(graph.eid[graph.row(node)].tolist())
+
+    def test_sampling_an_inner_node_in_its_part_is_sampling_it_in_the_graph(self, tmp_path):
+        graph = graph_of(n=900, relation=torch.arange(900) % 2)
+        parts = write_parts(tmp_path, graph, random_partition(42, 3, seed=2), 3)
+        for p in range(3):
+            got = parts.part(p)
+            seeds = torch.arange(got.num_inner)
+            for options in ({"fanout": None, "strategy": "all"}, {"fanout": 60}):
+                here = neighbor_sample(got.graph, seeds, **options)
+                there = neighbor_sample(graph, got.inner, **options)
+                assert torch.equal(here.count, there.count)
+                for i, count in enumerate(here.count.tolist()):
+                    mine = zip(
+                        got.to_global(here.nbr[i, :count]).tolist(), here.relation[i, :count].tolist(), strict=True
+                    )
+                    whole = zip(there.nbr[i, :count].tolist(), there.relation[i, :count].tolist(), strict=True)
+                    assert sorted(mine) == sorted(whole)
+            some = neighbor_sample(got.graph, seeds, 3, seed=5)
+            for i, node in enumerate(got.inner.tolist()):
+                drawn = got.to_global(some.nbr[i, : int(some.count[i])]).tolist()
+                assert set(drawn) <= set(graph.nbr[graph.row(node)].tolist())
 
     def test_ids(self, tmp_path):
         graph = graph_of(n=60)
