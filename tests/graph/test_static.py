@@ -162,6 +162,14 @@ def test_rows_given_directly():
     assert Graph.from_csr([0, 1], torch.tensor([0], dtype=torch.int32), eid=[2**40]).eid.tolist() == [2**40]
 
 
+def test_read_only_arrays_are_copied():
+    src, dst = (x.numpy() for x in edges()[:2])
+    want = Graph.from_edges(src, dst)
+    for x in (src, dst):
+        x.flags.writeable = False
+    assert_same(Graph.from_edges(src, dst), want)  # without torch's warning, which is an error here
+
+
 def test_self_loops():
     src, dst, options = edges(n=40, nodes=6, relations=2, weighted=True)
     g = Graph.from_edges(src, dst, 8, **options)
