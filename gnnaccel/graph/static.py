@@ -158,8 +158,8 @@ class Graph:
     ) -> Graph:
         """From rows of in-neighbours: those of node v are `nbr[indptr[v]:indptr[v + 1]]`. Everything is checked.
 
-        Arrays of the right dtypes whose rows are already sorted are taken as they are, memory-mapped ones too; others, and arrays
-        of NumPy that are read-only, are copied.
+        Arrays of the right dtypes whose rows are already sorted are taken as they are, memory-mapped ones too; others, and
+        arrays of NumPy that are read-only, are copied.
 
         Args:
             indptr: Integers `[N + 1]`, from 0 to M, never falling.
