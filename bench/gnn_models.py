@@ -1,7 +1,7 @@
 """What models of static graphs reach, beside PyG's; smaller features; students: `python -m gnnaccel.bench.gnn_models`.
 
 For each data set and model the preset is trained as `gnnaccel train` does, and the same model of PyG with the same settings,
-over some seeds; where the preset samples batches, PyG takes 100 steps on the whole graph. With `--extras` (models of ours), the
+over some seeds; where the preset samples batches, PyG takes 60 steps on the whole graph. With `--extras` (models of ours), the
 test is repeated on float16 and int8 features, and a student is distilled and both are timed. Runs that the JSON has are kept.
 """
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 #: steps on the whole graph, where a configuration samples batches
-WHOLE_EPOCHS = 100
+WHOLE_EPOCHS = 60
 
 
 class PyGNet(nn.Module):
