@@ -37,11 +37,14 @@ class TableRows(NamedTuple):
         table: `[N, F]`, floating, or int8 with `scale`.
         ids: int32 or int64 `[S]`, or None.
         scale: Size of one int8 step in each row, float32 `[N]`.
+        direct: The block's `row` holds rows of the table, not positions in `ids`, which then has the destinations alone: the
+            outermost hop need not be numbered.
     """
 
     table: Tensor
     ids: Tensor | None = None
     scale: Tensor | None = None
+    direct: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -82,7 +85,9 @@ def _aggregate(x: Source, block: Any, reduce: str, weight: Tensor | None = None)
     indptr = _indptr(block)
     row, scale, dtype = block.row, None, None
     if isinstance(x, TableRows):
-        if x.ids is not None:  # positions among the sources, to rows of the table; padding stays what it is
+        if (
+            x.ids is not None and not x.direct
+        ):  # positions among the sources, to rows of the table; padding stays what it is
             row = torch.where(row >= 0, x.ids[row.clamp(min=0)], -1)
         x, scale, dtype = x.table, x.scale, x.dtype
     return gather_aggregate(x, row, block.count, reduce, weight, indptr=indptr, scale=scale, dtype=dtype)
@@ -121,7 +126,7 @@ class SAGEConv(nn.Module):
         return self.neighbor(x)
 
     def _project_first(self, x: Source, block: Any) -> bool:
-        if not self.projects:
+        if not self.projects or (isinstance(x, TableRows) and x.direct):
             return False
         # row traffic against products, at some 8 GB/s and 80 GFLOP/s: a choice by shapes alone, so the bits stay the same
         sources, slots = x.shape[0], block.row.numel()

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from gnnaccel.graph.hops import HopBlock, Hops, sample_hops
+from gnnaccel.graph.hops import HopBlock, Hops, neighbor_sample, sample_hops
 from gnnaccel.graph.static import Graph
 from gnnaccel.nn.conv import TableRows
 from gnnaccel.train.gnn.config import GNNConfig
@@ -69,6 +69,7 @@ def make_stages(
     *,
     epoch: int,
     fused: bool,
+    direct: bool = False,
     device: torch.device,
 ) -> list[Stage]:
     """The six stages of an epoch.
@@ -80,6 +81,7 @@ def make_stages(
         schedule: Seeds of (number of the batch, its items).
         epoch: Of the draws.
         fused: Whether the first layer reads rows where they lie, so that none are fetched.
+        direct: Whether it finds them by the graph's ids, so that the outermost hop is not numbered; only if `fused`.
         device: Where the batch goes.
     """
     s = config.sampler
@@ -88,17 +90,18 @@ def make_stages(
         return MiniBatch(item[0], epoch, schedule(*item))
 
     def sample(batch: MiniBatch) -> MiniBatch:
-        hops = sample_hops(
-            graph,
-            batch.seeds.nodes,
-            s.neighbors,
-            strategy=s.strategy,
-            replace=s.replace,
-            seed=config.train.seed,
-            epoch=epoch,
-            batch=batch.index,
-            exclude=batch.seeds.exclude,
-        )
+        draws: dict[str, Any] = {"replace": s.replace, "seed": config.train.seed, "epoch": epoch, "batch": batch.index}
+        draws |= {"strategy": s.strategy, "exclude": batch.seeds.exclude, "edge_ids": False}
+        numbered = s.neighbors[:-1] if direct else s.neighbors
+        nodes = batch.seeds.nodes.to(graph.nbr.dtype)
+        hops = sample_hops(graph, nodes, numbered, **draws) if numbered else Hops(nodes, [])
+        if direct:  # the same draws as of `sample_hops`, by the graph's ids
+            last, outer = len(numbered), s.neighbors[-1]
+            if outer == -1:
+                draws |= {"strategy": "all", "replace": False}
+            b = neighbor_sample(graph, hops.nodes, None if outer == -1 else outer, hop=last, **draws)
+            block = HopBlock(b.nbr, b.count, len(hops.nodes), None, b.relation, b.weight)
+            hops = Hops(hops.nodes, [block, *hops.layers])
         return batch._replace(hops=hops)
 
     def fetch_ids(batch: MiniBatch) -> MiniBatch:
@@ -109,7 +112,7 @@ def make_stages(
         if batch.plan is None:
             return batch
         if fused and isinstance(store, TableStore):
-            return batch._replace(x=store.in_place(batch.plan.ids))
+            return batch._replace(x=store.in_place(batch.plan.ids, direct))
         return batch._replace(x=store.rows(batch.plan))
 
     def compact(batch: MiniBatch) -> MiniBatch:

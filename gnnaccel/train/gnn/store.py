@@ -60,9 +60,9 @@ class TableStore:
     def rows(self, plan: Plan) -> Tensor:
         return TableRows(self.table, plan.ids, self.scale).gather()
 
-    def in_place(self, ids: Tensor) -> TableRows:
-        """The rows, not gathered: what a first layer can read by itself."""
-        return TableRows(self.table, ids, self.scale)
+    def in_place(self, ids: Tensor, direct: bool = False) -> TableRows:
+        """The rows, not gathered: what a first layer can read by itself; `direct` as of `TableRows`."""
+        return TableRows(self.table, ids, self.scale, direct)
 
 
 class PartitionStore:

@@ -145,7 +145,9 @@ class GraphTask:
         if self.config.model.name == "mlp":
             return self._row_stages(schedule, epoch)
         if not self.config.whole_graph:
-            options = {"epoch": epoch, "fused": self.fused, "device": self.device}
+            first: Any = self.model.gnn.convs[0]  # type: ignore[index]
+            direct = self.fused and not first.projects
+            options = {"epoch": epoch, "fused": self.fused, "direct": direct, "device": self.device}
             return make_stages(self.config, self.graph, self.store, schedule, **options)
         blocks = (graph_rows(self.graph),) * self.config.model.layers
         x = None if self.x is None else TableRows(self.x, None, self.scale)
