@@ -76,7 +76,7 @@ void attend(const Heads<In>& in, const NeighborRows& nbrs, Out* out, Acc<In>* st
   using A = Acc<In>;
   const int64_t H = in.H, F = in.F;
   nbrs.tasks([&](int64_t first, int64_t last) {
-    static thread_local Gathered<In, A> g;
+    Gathered<In, A>& g = Gathered<In, A>::mine();
     g.begin(nbrs.between(first, last), in.bytes());
     for (int64_t r = first; r < last; ++r) {
       g.begin_root();
@@ -184,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor> edge_softmax_aggregate_backward_cpu(
     const RowTable<In> grads(g_rows, R, F, F, in.width);
     const A keep = in.dropout.active() ? static_cast<A>(in.dropout.keep()) : A{1};
     edges.tasks([&](int64_t first, int64_t last) {
-      static thread_local Gathered<In, A> g;
+      Gathered<In, A>& g = Gathered<In, A>::mine();
       g.begin(edges.begin(last) - edges.begin(first), bytes);
       for (int64_t u = first; u < last; ++u) {
         g.begin_root();

@@ -38,9 +38,9 @@ struct Inputs {
   }
   int64_t bytes() const { return F * static_cast<int64_t>(sizeof(In)); }
   // The factors of a neighbour: of each basis.
-  void factors(const NeighborRows::Slot& s, std::vector<A>& to) const {
+  GNNACCEL_INLINE void factors(const NeighborRows::Slot& s, A* to) const {
     const A step = scale == nullptr ? A{1} : static_cast<A>(scale[s.id]);
-    for (int64_t b = 0; b < B; ++b) to.push_back(weight == nullptr ? step : step * weight[s.at * B + b]);
+    for (int64_t b = 0; b < B; ++b) to[b] = weight == nullptr ? step : step * weight[s.at * B + b];
   }
 };
 
@@ -61,13 +61,13 @@ void reduce_rows(const Inputs<In, A>& in, const NeighborRows& nbrs, int64_t redu
   const bool weighted = in.weight != nullptr || in.scale != nullptr;
   const int64_t F = in.F, B = in.B, width = in.width;
   nbrs.tasks([&](int64_t first, int64_t last) {
-    static thread_local Gathered<In, A> g;
-    g.begin(nbrs.between(first, last), in.bytes());
+    Gathered<In, A>& g = Gathered<In, A>::mine();
+    g.begin(nbrs.between(first, last), in.bytes(), B);
     for (int64_t r = first; r < last; ++r) {
       g.begin_root();
       nbrs.each(r, [&](const NeighborRows::Slot& s) {
+        if (weighted) in.factors(s, g.factor_of_next(B));
         g.add(in.rows[s.id]);
-        if (weighted) in.factors(s, g.factor);
         if (reduce == kMax) g.slot.push_back(s.k);
       });
     }
@@ -123,7 +123,7 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
   const int64_t F = in.F, B = in.B, width = in.width, bytes = F * static_cast<int64_t>(sizeof(G));
   const bool weighted = in.weight != nullptr || !share.empty();
   edges.tasks([&](int64_t first, int64_t last) {
-    static thread_local Gathered<G, A> g;
+    Gathered<G, A>& g = Gathered<G, A>::mine();
     g.begin((edges.begin(last) - edges.begin(first)) * B, bytes);
     Scratch<A> sum(width), one(width);
     for (int64_t u = first; u < last; ++u) {
@@ -132,8 +132,8 @@ void table_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const Row
         const Transposed::Edge edge = edges.edge.get()[e];
         const A part = share.empty() ? A{1} : share[static_cast<size_t>(edge.root)];
         for (int64_t b = 0; b < B; ++b) {
+          if (weighted) *g.factor_of_next(1) = in.weight == nullptr ? part : part * in.weight[edge.at * B + b];
           g.add(grad[edge.root * B + b]);
-          if (weighted) g.factor.push_back(in.weight == nullptr ? part : part * in.weight[edge.at * B + b]);
         }
       }
     }
@@ -169,7 +169,7 @@ void weight_gradient(const Inputs<In, A>& in, const NeighborRows& nbrs, const G*
                      A* out) {
   const int64_t F = in.F, B = in.B, width = in.width;
   nbrs.tasks([&](int64_t first, int64_t last) {
-    static thread_local Gathered<In, A> g;
+    Gathered<In, A>& g = Gathered<In, A>::mine();
     g.begin(nbrs.between(first, last), in.bytes());
     for (int64_t r = first; r < last; ++r) {
       g.begin_root();

@@ -196,10 +196,17 @@ struct Gathered {
   std::vector<int32_t> slot;
   std::vector<int64_t> first;  // of each root, and the end
 
-  void begin(int64_t most, int64_t bytes) {
-    const size_t room = static_cast<size_t>(most + kMostAhead);
+  // This thread's. Its address is asked for once: in a loop it would be looked up each time.
+  static Gathered& mine() {
+    static thread_local Gathered gathered;
+    return gathered;
+  }
+  // At most `most` rows follow, each with `factors` factors.
+  void begin(int64_t most, int64_t bytes, int64_t factors = 1) {
+    const size_t room = static_cast<size_t>(most + kMostAhead), numbers = static_cast<size_t>(most * factors);
     if (row.size() < room) row.resize(room);
-    factor.clear(), slot.clear(), first.clear();
+    if (factor.size() < numbers) factor.resize(numbers);
+    slot.clear(), first.clear();
     n_ = 0, bytes_ = bytes, ahead_ = rows_ahead(bytes);
   }
   void begin_root() { first.push_back(n_); }
@@ -207,6 +214,7 @@ struct Gathered {
     if (n_ < ahead_) prefetch_lines(p, bytes_);
     row[static_cast<size_t>(n_++)] = p;
   }
+  GNNACCEL_INLINE A* factor_of_next(int64_t factors) { return factor.data() + n_ * factors; }
   void finish() {
     begin_root();
     std::fill_n(row.begin() + n_, kMostAhead, n_ > 0 ? row[static_cast<size_t>(n_ - 1)] : nullptr);
