@@ -8,8 +8,6 @@
 namespace gnnaccel {
 namespace {
 
-constexpr int64_t kRowsOfTask = 32;
-
 // Any floating tensor as A: in place where it is.
 template <class A>
 struct In {
@@ -139,21 +137,19 @@ Gradients kg_loss_rows_cpu(const Tensor& e_in, const Tensor& r_in, const Tensor&
       for (int64_t b = begin; b < end; ++b)
         make_query(op, D, e.data + b * D, r.data + b * width, memory.get(), made.get() + b * D);
     };
-    LossCall<A> call(options, B, N, D, q, other.data, scale.data(), exclusions.excluded, nullptr, make);
+    const auto finish = [&](const A* g_pos, int64_t begin, int64_t end) {
+      Scratch<A> memory(D), own(D);
+      for (int64_t b = begin; b < end; ++b) {
+        A* d = de.data + b * D;
+        gradients_of_pair(kind, g_pos[b], q + b * D, other.data + b * D, D, own.get(), dother.data + b * D);
+        add_scaled(A(1), own.get(), D, d);
+        gradients_of_query(op, D, e.data + b * D, r.data + b * width, q + b * D, memory.get(), d, dr.data + b * width);
+      }
+    };
+    LossCall<A> call(options, B, N, D, q, other.data, scale.data(), exclusions.excluded, nullptr, make, finish);
     std::vector<LossChunk<A>> chunks;
     for (int64_t c = 0; c < C; ++c) chunks.push_back({c * (B / C), B / C, neg.data + c * N * D, dneg.data + c * N * D});
     call.run(chunks, de.data);
-    if (grads)
-      parallel_chunks(B, kRowsOfTask, [&](int64_t begin, int64_t end) {
-        Scratch<A> memory(D), own(D);
-        for (int64_t b = begin; b < end; ++b) {
-          A* d = de.data + b * D;
-          gradients_of_pair(kind, call.g_pos()[b], q + b * D, other.data + b * D, D, own.get(), dother.data + b * D);
-          add_scaled(A(1), own.get(), D, d);
-          gradients_of_query(op, D, e.data + b * D, r.data + b * width, q + b * D, memory.get(), d,
-                             dr.data + b * width);
-        }
-      });
     result.emplace(number(call.total(), neg_in.scalar_type()), de.finish(), dr.finish(), dother.finish(),
                    dneg.finish());
   });
@@ -194,8 +190,18 @@ Gradients kg_loss_projected_cpu(const Tensor& q_in, const Tensor& other_in, cons
       zero(dneg.data, C * N * D);
       zero(dw.data, R * D * M);
     }
+    const auto finish = [&](const A* g_pos, int64_t begin, int64_t end) {
+      Scratch<A> own(M);
+      for (int64_t b = begin; b < end; ++b) {
+        A* to = dq.data + from(b) * M;
+        gradients_of_pair(Compare::kL1, g_pos[b], rows.get() + b * M, others.get() + b * M, M, own.get(),
+                          dother.data + from(b) * M);
+        std::copy_n(to_rows.get() + b * M, M, to);
+        add_scaled(A(1), own.get(), M, to);
+      }
+    };
     LossCall<A> call(options, B, N, M, rows.get(), others.get(), scaled.get(), exclusions.excluded, id.data(),
-                     gather_rows);
+                     gather_rows, finish);
     const int64_t count = static_cast<int64_t>(groups.size()), blocks = (N + kProjectedRows - 1) / kProjectedRows;
     const int64_t most = std::min(count, kProjectedGroups);
     Scratch<A> projected(most * N * M), made(grads ? most * N * M : 0);
@@ -231,17 +237,6 @@ Gradients kg_loss_projected_cpu(const Tensor& q_in, const Tensor& other_in, cons
                 dw.data + of(i).relation * D * M, true);
       });
     }
-    if (grads)
-      parallel_chunks(B, kRowsOfTask, [&](int64_t begin, int64_t end) {
-        Scratch<A> own(M);
-        for (int64_t b = begin; b < end; ++b) {
-          A* to = dq.data + from(b) * M;
-          gradients_of_pair(Compare::kL1, call.g_pos()[b], rows.get() + b * M, others.get() + b * M, M, own.get(),
-                            dother.data + from(b) * M);
-          std::copy_n(to_rows.get() + b * M, M, to);
-          add_scaled(A(1), own.get(), M, to);
-        }
-      });
     result.emplace(number(call.total(), neg_in.scalar_type()), dq.finish(), dother.finish(), dneg.finish(),
                    dw.finish());
   });

@@ -2,7 +2,7 @@
 // own what they write and follow from the shapes alone, so the number of threads changes no bit.
 #pragma once
 
-#include <optional>
+#include <functional>
 
 #include "common.h"
 #include "kg_loss.h"
@@ -38,75 +38,115 @@ class LossCall {
 
  public:
   // q, other [B, D]; scale [B] multiplies losses; id [B]: the row's number for `excluded`, or null. make(begin, end)
-  // makes those queries.
-  template <class Make>
+  // makes those queries; finish(g_pos, begin, end) is called once their dq is there, with the gradients of the scores
+  // of the triples [B].
+  using Make = std::function<void(int64_t begin, int64_t end)>;
+  using Finish = std::function<void(const A* g_pos, int64_t begin, int64_t end)>;
   LossCall(const LossOptions& o, int64_t B, int64_t N, int64_t D, const A* q, const A* other, const A* scale,
-           const Excluded& excluded, const int64_t* id, const Make& make)
-      : o_(o), B_(B), N_(N), D_(D), q_(q), scale_(scale), excluded_(excluded), id_(id), x_pos_(B), g_pos_(B), loss_(B) {
-    parallel_chunks(B, kPairs, [&](int64_t begin, int64_t end) {
-      make(begin, end);
-      for (int64_t b = begin; b < end; ++b)
-        x_pos_.get()[b] = score_of_pair(o.kind, q + b * D, other + b * D, D, static_cast<A>(o.gamma));
-    });
-  }
+           const Excluded& excluded, const int64_t* id, Make make, Finish finish)
+      : o_(o),
+        B_(B),
+        N_(N),
+        D_(D),
+        q_(q),
+        other_(other),
+        scale_(scale),
+        excluded_(excluded),
+        id_(id),
+        make_(std::move(make)),
+        finish_(std::move(finish)),
+        x_pos_(B),
+        g_pos_(B),
+        loss_(B) {}
 
-  // Sets dq [B, D] and the chunks' dn.
+  // Sets dq [B, D] and the chunks' dn. Where threads can have whole chunks they do: what is made for one then stays in
+  // a core's cache. Else they share the tasks of a wave.
   void run(const std::vector<LossChunk<A>>& chunks, A* dq) {
     dq_ = dq;
-    std::vector<Part> wave;
-    int64_t scores = 0;
+    std::vector<std::vector<Block>> blocks;
+    int64_t largest = 0;
     for (const LossChunk<A>& chunk : chunks) {
       if (o_.grads && chunk.rows == 0) std::fill_n(chunk.dn, N_ * D_, A(0));
-      const int64_t most = std::clamp(kScores / std::max<int64_t>(N_, 1) / L * L, L, kMostRows);
-      const int64_t blocks = (chunk.rows + most - 1) / most;
-      const int64_t each = blocks == 0 ? 0 : round_up((chunk.rows + blocks - 1) / blocks, L);
-      for (int64_t first = 0; first < chunk.rows; first += each) {
-        Part part(chunk, first, std::min(each, chunk.rows - first), D_);
+      blocks.push_back(blocks_of(chunk));
+      for (const Block& block : blocks.back()) largest = std::max(largest, block.size);
+    }
+    const int64_t count = static_cast<int64_t>(chunks.size()), threads = torch::stable::get_num_threads();
+    if (largest * threads <= kScores && (count % threads == 0 || count >= 4 * threads)) {
+      parallel_chunks(count, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; ++c)
+          for (const Block& block : blocks[static_cast<size_t>(c)]) run_wave({block});
+      });
+      return;
+    }
+    std::vector<Block> wave;
+    int64_t scores = 0;
+    for (const std::vector<Block>& of_chunk : blocks)
+      for (const Block& block : of_chunk) {
         // a chunk's blocks add to the same gradients: in different waves
-        const int64_t size = part.ld * N_ + 2 * D_ * round_up(part.rows, tile_set<A>().nr);
-        if (!wave.empty() && (first > 0 || scores + size > kScores)) {
+        if (!wave.empty() && (block.first > 0 || scores + block.size > kScores)) {
           run_wave(wave);
           wave.clear();
           scores = 0;
         }
-        scores += size;
-        wave.push_back(std::move(part));
+        scores += block.size;
+        wave.push_back(block);
       }
-    }
     if (!wave.empty()) run_wave(wave);
   }
 
-  // The sum of the rows' losses, and the gradients of their triples' scores.
+  // The sum of the rows' losses.
   double total() const {
     double sum = 0;
     for (int64_t b = 0; b < B_; ++b) sum += loss_.get()[b];
     return sum;
   }
-  const A* g_pos() const { return g_pos_.get(); }
 
  private:
   static constexpr int64_t kPairs = 16;
 
-  // Rows of a chunk in a wave, and what is made for them.
+  // Rows [first, first + rows) of a chunk: of one wave.
+  struct Block {
+    const LossChunk<A>* chunk;
+    int64_t first, rows, size;
+  };
+  std::vector<Block> blocks_of(const LossChunk<A>& chunk) const {
+    std::vector<Block> out;
+    const int64_t most = std::clamp(kScores / std::max<int64_t>(N_, 1) / L * L, L, kMostRows);
+    const int64_t blocks = (chunk.rows + most - 1) / most;
+    const int64_t each = blocks == 0 ? 0 : round_up((chunk.rows + blocks - 1) / blocks, L);
+    for (int64_t first = 0; first < chunk.rows; first += each) {
+      const int64_t rows = std::min(each, chunk.rows - first);
+      out.push_back({&chunk, first, rows, columns_of(rows) * N_ + 2 * D_ * round_up(rows, tile_set<A>().nr)});
+    }
+    return out;
+  }
+  // an odd number of cache lines apart: else columns would fall into few sets
+  static int64_t columns_of(int64_t rows) { return round_up(rows, L) + (round_up(rows, L) / L % 2 ? 0 : L); }
+
+  // What is made for a block.
   struct Part {
     LossChunk<A> chunk;
     int64_t first, rows, width, ld;
     Scratch<A> left, right;  // queries in panels [D][.], candidates' side; and in panels [rows][.]
     Scratch<A> centre, q_norm, root_sums;
-    A* x = nullptr;  // scores, then gradients [N, ld]
+    Scratch<A> scores;
+    A* x;  // scores, then gradients [N, ld]
     std::vector<std::vector<Near<A>>> near;
-    Part(const LossChunk<A>& c, int64_t first_, int64_t rows_, int64_t D)
-        : chunk(c),
-          first(first_),
-          rows(rows_),
+    Part(const Block& block, int64_t N, int64_t D, bool grads)
+        : chunk(*block.chunk),
+          first(block.first),
+          rows(block.rows),
           width(round_up(rows, L)),
-          // an odd number of cache lines apart: else columns would fall into few sets
-          ld(width + (width / L % 2 ? 0 : L)),
+          ld(columns_of(rows)),
           left(round_up(rows, std::max(L, tile_set<A>().nr)) * D),
-          right(rows * round_up(D, tile_set<A>().nr)),
+          right(grads ? rows * round_up(D, tile_set<A>().nr) : 0),
           centre(D),
           q_norm(width),
-          root_sums(width) {}
+          root_sums(width),
+          scores(ld * N),
+          x(scores.get()),
+          near(static_cast<size_t>((N + kCandidates - 1) / kCandidates)) {}
+    int64_t row() const { return chunk.row + first; }
   };
   struct Task {
     int64_t part, a, b;
@@ -115,7 +155,7 @@ class LossCall {
   bool product() const { return o_.kind == Compare::kDot || o_.kind == Compare::kL2; }
   bool roots() const { return o_.kind == Compare::kL2; }
   int64_t panel() const { return product() ? tile_set<A>().nr : L; }
-  const A* q_of(const Part& p) const { return q_ + (p.chunk.row + p.first) * D_; }
+  const A* q_of(const Part& p) const { return q_ + p.row() * D_; }
 
   template <class F>
   void each(const std::vector<Task>& tasks, const F& f) const {
@@ -125,18 +165,12 @@ class LossCall {
     });
   }
 
-  void run_wave(std::vector<Part>& wave) {
+  void run_wave(const std::vector<Block>& wave) {
     const int64_t parts = static_cast<int64_t>(wave.size()), blocks = (N_ + kCandidates - 1) / kCandidates;
-    int64_t scores = 0;
-    for (const Part& p : wave) scores += p.ld * N_;
-    if (scores > x_size_) x_.emplace(x_size_ = scores);
-    scores = 0;
-    for (Part& p : wave) {
-      p.x = x_->get() + scores;
-      p.near.resize(static_cast<size_t>(blocks));
-      scores += p.ld * N_;
-    }
-    const auto at = [&](int64_t i) -> Part& { return wave[static_cast<size_t>(i)]; };
+    const bool right = o_.grads && product();
+    std::vector<Part> made;
+    for (const Block& block : wave) made.emplace_back(block, N_, D_, right);
+    const auto at = [&](int64_t i) -> Part& { return made[static_cast<size_t>(i)]; };
     const auto tasks = [&](const auto& count) {
       std::vector<Task> out;
       for (int64_t i = 0; i < parts; ++i)
@@ -144,8 +178,11 @@ class LossCall {
       return out;
     };
 
+    const auto row_tasks = [&](int64_t size) {
+      return tasks([=](const Part& p) { return (p.rows + size - 1) / size; });
+    };
+    each(row_tasks(kPairs), [&](const Task& t) { make(at(t.part), t.a * kPairs); });
     if (roots()) parallel_chunks(parts, 1, [&](int64_t i, int64_t) { find_centre(at(i)); });
-    const bool right = o_.grads && product();
     const int64_t columns = right ? panels_of(D_, tile_set<A>().nr) : 0;
     each(tasks([&](const Part& p) { return panels_of(p.width, panel()) + columns; }), [&](const Task& t) {
       Part& p = at(t.part);
@@ -157,7 +194,7 @@ class LossCall {
     if (!o_.grads) return;
     if (product()) {
       bool any = false;
-      for (const Part& p : wave)
+      for (const Part& p : made)
         for (const auto& pairs : p.near) any |= !pairs.empty();
       if (any) each(tasks([&](const Part&) { return blocks; }), [&](const Task& t) { take_near(at(t.part), t.a); });
       std::vector<Task> all;
@@ -176,6 +213,18 @@ class LossCall {
       each(tasks([&](const Part&) { return slices_of<A>(o_.kind, D_); }),
            [&](const Task& t) { slice_of_gradients(at(t.part), t.a, zeros.data()); });
     }
+    each(row_tasks(kPairs), [&](const Task& t) {
+      const Part& p = at(t.part);
+      finish_(g_pos_.get(), p.row() + t.a * kPairs, p.row() + std::min((t.a + 1) * kPairs, p.rows));
+    });
+  }
+
+  // Queries and the scores of their triples.
+  void make(const Part& p, int64_t first) {
+    const int64_t begin = p.row() + first, end = p.row() + std::min(first + kPairs, p.rows);
+    make_(begin, end);
+    for (int64_t b = begin; b < end; ++b)
+      x_pos_.get()[b] = score_of_pair(o_.kind, q_ + b * D_, other_ + b * D_, D_, static_cast<A>(o_.gamma));
   }
 
   // Any centre is right; a mean makes small norms.
@@ -245,7 +294,7 @@ class LossCall {
     const bool hinge = o_.loss == Loss::kHinge || o_.loss == Loss::kPairwiseHinge;
     const bool pairwise = o_.loss == Loss::kPairwiseHinge || o_.loss == Loss::kPairwiseLogistic;
     const bool weighted = o_.temperature != 0, relative = weighted || softmax;
-    const int64_t b0 = p.chunk.row + p.first + first, n = std::min(L, p.rows - first);
+    const int64_t b0 = p.row() + first, n = std::min(L, p.rows - first);
     const double half = pairwise || softmax || bce ? 1 : 0.5;
     A* x = p.x + first;
     GroupRows<A> g{};
@@ -317,7 +366,7 @@ class LossCall {
   // A panel of columns of dq, rows [first, first + rows) of the part.
   void query_gradients(Part& p, int64_t first, int64_t rows, int64_t column) const {
     const int64_t nr = tile_set<A>().nr, mr = tile_set<A>().mr, k0 = column * nr, n = std::min(nr, D_ - k0);
-    A* out = dq_ + (p.chunk.row + p.first + first) * D_ + k0;
+    A* out = dq_ + (p.row() + first) * D_ + k0;
     if (N_ == 0)
       for (int64_t i = 0; i < rows; ++i) std::fill_n(out + i * D_, n, A(0));
     Scratch<A> packed(kDepth * nr);
@@ -389,19 +438,19 @@ class LossCall {
       gradients_of_slice(o_.kind, rows, p.rows, p.x + n0 * p.ld, p.ld, zeros, n, q, dn, dq);
       move(rows, p.chunk.dn + n0 * D_, dn, out);
     }
-    move(p.rows, dq_ + (p.chunk.row + p.first) * D_, dq, out);
+    move(p.rows, dq_ + p.row() * D_, dq, out);
   }
 
   LossOptions o_;
   int64_t B_, N_, D_;
-  const A *q_, *scale_;
+  const A *q_, *other_, *scale_;
   Excluded excluded_;
   const int64_t* id_;
+  Make make_;
+  Finish finish_;
   Scratch<A> x_pos_, g_pos_;
   Scratch<double> loss_;
   A* dq_ = nullptr;
-  std::optional<Scratch<A>> x_;
-  int64_t x_size_ = 0;
 };
 
 }  // namespace gnnaccel
