@@ -133,30 +133,40 @@ GNNACCEL_INLINE void slice_gradients(int64_t rows, int64_t N, const A* grad, int
 }
 
 // What a pair of rows needs: the score, or what multiplies the difference (for kDot, the other row) in the gradients.
-template <class A>
-GNNACCEL_INLINE A row_sum(Compare kind, const A* q, const A* n, int64_t D) {
+template <class A, Compare kind>
+GNNACCEL_INLINE A sum_of_terms(const A* q, const A* n, int64_t D) {
   constexpr int64_t kLanes = 16;
   const int64_t K = kind == Compare::kModulus ? D / 2 : D;
   A part[kLanes] = {};
-  for (int64_t k0 = 0; k0 < K; k0 += kLanes) {
-    const int64_t count = std::min(kLanes, K - k0);
-    for (int64_t l = 0; l < count; ++l) {
-      const int64_t k = k0 + l;
-      const A x = q[k] - n[k];
-      if (kind == Compare::kDot) part[l] += q[k] * n[k];
-      if (kind == Compare::kL1) part[l] += std::fabs(x);
-      if (kind == Compare::kL2) part[l] += x * x;
-      if (kind == Compare::kModulus) part[l] += std::sqrt(x * x + (q[K + k] - n[K + k]) * (q[K + k] - n[K + k]));
-    }
-  }
+  const auto add = [&](int64_t l, int64_t k) __attribute__((always_inline)) {
+    const A x = q[k] - n[k];
+    if constexpr (kind == Compare::kDot) part[l] += q[k] * n[k];
+    if constexpr (kind == Compare::kL1) part[l] += std::fabs(x);
+    if constexpr (kind == Compare::kL2) part[l] += x * x;
+    if constexpr (kind == Compare::kModulus)
+      part[l] += std::sqrt(x * x + (q[K + k] - n[K + k]) * (q[K + k] - n[K + k]));
+  };
+  int64_t k0 = 0;
+  for (; k0 + kLanes <= K; k0 += kLanes)
+    for (int64_t l = 0; l < kLanes; ++l) add(l, k0 + l);
+  for (int64_t l = 0; k0 + l < K; ++l) add(l, k0 + l);
   for (int64_t half = kLanes / 2; half > 0; half /= 2)
     for (int64_t l = 0; l < half; ++l) part[l] += part[l + half];
   return part[0];
 }
 
+template <class A>
+GNNACCEL_INLINE A row_sum(Compare kind, const A* q, const A* n, int64_t D) {
+  if (kind == Compare::kDot) return sum_of_terms<A, Compare::kDot>(q, n, D);
+  if (kind == Compare::kL1) return sum_of_terms<A, Compare::kL1>(q, n, D);
+  if (kind == Compare::kL2) return sum_of_terms<A, Compare::kL2>(q, n, D);
+  return sum_of_terms<A, Compare::kModulus>(q, n, D);
+}
+
 // The gradients of a pair's score times g.
 template <class A>
-GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, int64_t D, A* dq, A* dn) {
+GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, int64_t D, A* __restrict dq,
+                                   A* __restrict dn) {
   if (kind == Compare::kDot) {
     for (int64_t k = 0; k < D; ++k) dq[k] = g * n[k], dn[k] = g * q[k];
   } else if (kind == Compare::kL1) {

@@ -215,6 +215,36 @@ GNNACCEL_INLINE void pack_less_centre(const A* from, int64_t ld, int64_t rows, i
   }
 }
 
+constexpr int64_t kSumLanes = 16;  // sums in so many lanes, whatever the machine's vectors are
+
+// to = from - centre; returns the sum of its squares.
+template <class A>
+GNNACCEL_INLINE A difference(const A* from, const A* centre, int64_t n, A* __restrict to) {
+  A part[kSumLanes] = {}, sum = 0;
+  const auto one = [&](int64_t l, int64_t k) __attribute__((always_inline)) {
+    const A x = from[k] - centre[k];
+    to[k] = x;
+    part[l] += x * x;
+  };
+  int64_t k = 0;
+  for (; k + kSumLanes <= n; k += kSumLanes)
+    for (int64_t l = 0; l < kSumLanes; ++l) one(l, k + l);
+  for (int64_t l = 0; k + l < n; ++l) one(l, k + l);
+  for (int64_t l = 0; l < kSumLanes; ++l) sum += part[l];
+  return sum;
+}
+
+template <class A>
+GNNACCEL_INLINE A sum_in_lanes(const A* x, int64_t n) {
+  A part[kSumLanes] = {}, sum = 0;
+  int64_t k = 0;
+  for (; k + kSumLanes <= n; k += kSumLanes)
+    for (int64_t l = 0; l < kSumLanes; ++l) part[l] += x[k + l];
+  for (int64_t l = 0; k + l < n; ++l) part[l] += x[k + l];
+  for (int64_t l = 0; l < kSumLanes; ++l) sum += part[l];
+  return sum;
+}
+
 // How queries are made of entity rows e and relation rows r; the second of a pair is that of heads.
 enum class Operation : int64_t {
   kGiven,
@@ -259,7 +289,7 @@ GNNACCEL_INLINE void turns_of(Operation op, const A* r, int64_t half, A* memory,
 }
 
 template <class A>
-GNNACCEL_INLINE void query_row(Operation op, int64_t D, const A* e, const A* r, A* memory, A* q) {
+GNNACCEL_INLINE void query_row(Operation op, int64_t D, const A* e, const A* r, A* memory, A* __restrict q) {
   const int64_t half = D / 2;
   switch (op) {
     case Operation::kGiven:
@@ -297,8 +327,8 @@ GNNACCEL_INLINE void query_row(Operation op, int64_t D, const A* e, const A* r, 
 
 // Gradients of e, in place of that of the query, and of r.
 template <class A>
-GNNACCEL_INLINE void query_row_gradients(Operation op, int64_t D, const A* e, const A* r, const A* q, A* memory, A* d,
-                                         A* dr) {
+GNNACCEL_INLINE void query_row_gradients(Operation op, int64_t D, const A* e, const A* r, const A* q, A* memory,
+                                         A* __restrict d, A* __restrict dr) {
   const int64_t half = D / 2;
   switch (op) {
     case Operation::kGiven: return;
@@ -374,18 +404,12 @@ GNNACCEL_INLINE void query_row_gradients(Operation op, int64_t D, const A* e, co
   GNNACCEL_CLONES inline void add_scaled(A by, const A* from, int64_t n, A* to) {                                      \
     for (int64_t k = 0; k < n; ++k) to[k] += by * from[k];                                                             \
   }                                                                                                                    \
+  GNNACCEL_CLONES inline void take_scaled(A by, const A* from, const A* centre, int64_t n, A* __restrict to) {         \
+    for (int64_t k = 0; k < n; ++k) to[k] -= by * (from[k] - centre[k]);                                               \
+  }                                                                                                                    \
+  GNNACCEL_CLONES inline A sum_of(const A* x, int64_t n) { return sum_in_lanes(x, n); }                                \
   GNNACCEL_CLONES inline A less_centre(const A* from, const A* centre, int64_t n, A* to) {                             \
-    constexpr int64_t kLanes = 16;                                                                                     \
-    A part[kLanes] = {};                                                                                               \
-    for (int64_t k0 = 0; k0 < n; k0 += kLanes)                                                                         \
-      for (int64_t l = 0; l < std::min(kLanes, n - k0); ++l) {                                                         \
-        const A x = from[k0 + l] - centre[k0 + l];                                                                     \
-        to[k0 + l] = x;                                                                                                \
-        part[l] += x * x;                                                                                              \
-      }                                                                                                                \
-    A sum = 0;                                                                                                         \
-    for (int64_t l = 0; l < kLanes; ++l) sum += part[l];                                                               \
-    return sum;                                                                                                        \
+    return difference(from, centre, n, to);                                                                            \
   }
 GNNACCEL_KG_LOSS(float)
 GNNACCEL_KG_LOSS(double)

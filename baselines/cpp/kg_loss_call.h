@@ -377,10 +377,8 @@ class LossCall {
                      1, out, D_, {n0 > 0 ? out : nullptr, D_, false});
     }
     if (!roots()) return;
-    for (int64_t i = 0; i < rows; ++i) {
-      const A *q = q_of(p) + (first + i) * D_ + k0, *centre = p.centre.get() + k0, sum = p.root_sums.get()[first + i];
-      for (int64_t k = 0; k < n; ++k) out[i * D_ + k] -= (q[k] - centre[k]) * sum;
-    }
+    for (int64_t i = 0; i < rows; ++i)
+      take_scaled(p.root_sums.get()[first + i], q_of(p) + (first + i) * D_ + k0, p.centre.get() + k0, n, out + i * D_);
     for (const auto& pairs : p.near)
       for (const Near<A>& pair : pairs) {
         if (pair.i < first || pair.i >= first + rows) continue;
@@ -397,13 +395,8 @@ class LossCall {
     gemm_panels<A>(rows, left_rows(x, p.ld), Packed<A>{p.right.get(), p.rows, D_, p.rows * nr, nr}, 0,
                    panels_of(D_, nr), out, D_, {p.first > 0 ? out : nullptr, D_, false});
     if (!roots()) return;
-    Scratch<A> centred(D_);
-    for (int64_t j = 0; j < rows; ++j) {
-      A sum = 0;
-      for (int64_t i = 0; i < p.rows; ++i) sum += x[j * p.ld + i];
-      less_centre(n + j * D_, p.centre.get(), D_, centred.get());
-      add_scaled(-sum, centred.get(), D_, out + j * D_);
-    }
+    for (int64_t j = 0; j < rows; ++j)
+      take_scaled(sum_of(x + j * p.ld, p.rows), n + j * D_, p.centre.get(), D_, out + j * D_);
     for (const Near<A>& pair : p.near[static_cast<size_t>(block)]) {
       const A *q = q_of(p) + pair.i * D_, *to = p.chunk.n + pair.j * D_;
       A* d = p.chunk.dn + pair.j * D_;
