@@ -135,7 +135,7 @@ class OurContender:
         if isinstance(batch, Batch):
             batch = self._ours(batch)
         step, start = self.train_step, time.perf_counter()
-        rows = step.gather(batch)
+        rows = step.read(batch)
         gathered = time.perf_counter()
         update = step.compute(batch, rows)
         graded = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`kg_loss_rows` and `kg_loss_projected`: query, scores, loss and gradients in one pass over the candidates. Internal."""
+"""`kg_loss_rows`, `kg_loss_ids`, `kg_loss_projected`: query, scores, loss, gradients in one pass over candidates. Internal."""
 
 from __future__ import annotations
 
@@ -23,6 +23,12 @@ _NUMBERS = "int loss, float gamma, float margin, float? temperature, bool grads"
 define(
     f"kg_loss_rows(Tensor e, Tensor r, Tensor other, Tensor neg, {_OPTIONS}, int operation, int kind, {_NUMBERS})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+# As kg_loss_rows, with gradients, of rows of tables by id: entity [E, D], relation [R, .] of the same dtype, float32 or
+# float64; e, r, other [B] and neg [C, N] int64
+define(
+    f"kg_loss_ids(Tensor entity, Tensor relation, Tensor e, Tensor r, Tensor other, Tensor neg, {_OPTIONS}, int operation,"
+    " int kind, int loss, float gamma, float margin, float? temperature) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 # q, other [B, M], w [R, D, M], relation [B]: candidates through the matrix of the relation, then L1
 define(
@@ -344,6 +350,14 @@ def _cuda(
     return total, de, dr.clone() if dr is de else dr, do, dn
 
 
+@impl("kg_loss_ids", "CompositeExplicitAutograd")
+def _composite_ids(
+    entity: Tensor, relation: Tensor, e: Tensor, r: Tensor, other: Tensor, neg: Tensor, *options: Any
+) -> tuple[Tensor, ...]:
+    rows = (entity[e], relation[r], entity[other], entity[neg])
+    return torch.ops.gnnaccel.kg_loss_rows(*rows, *options, True)
+
+
 @impl("kg_loss_backward", "CompositeExplicitAutograd")
 def _composite_backward(grad: Tensor, *made: Tensor) -> tuple[Tensor, ...]:
     return tuple(grad.to(t.dtype) * t for t in made)
@@ -356,6 +370,20 @@ def _fake_gradients(grads: bool, tensors: tuple[Tensor, ...]) -> tuple[Tensor, .
 @fake("kg_loss_rows")
 def _fake(e: Tensor, r: Tensor, other: Tensor, neg: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     return neg.new_empty(()), *_fake_gradients(rest[-1], (e, r, other, neg))
+
+
+@fake("kg_loss_ids")
+def _fake_ids(
+    entity: Tensor, relation: Tensor, e: Tensor, r: Tensor, other: Tensor, neg: Tensor, *rest: Any
+) -> tuple[Tensor, ...]:
+    D = entity.shape[1]
+    return (
+        entity.new_empty(()),
+        entity.new_empty((*e.shape, D)),
+        relation.new_empty((*r.shape, relation.shape[1])),
+        entity.new_empty((*other.shape, D)),
+        entity.new_empty((*neg.shape, D)),
+    )
 
 
 @fake("kg_loss_projected")

@@ -235,3 +235,49 @@ def kg_loss_grads(
     with torch.enable_grad():
         total = _outputs(model, h, r, t, neg, side, relation, rest[0] if rest else None, options, numbers)[0]
         return total.detach(), *torch.autograd.grad(total, leaves)
+
+
+def kg_loss_grads_by_id(
+    model: str,
+    entity: Tensor,
+    relation: Tensor,
+    h: Tensor,
+    r: Tensor,
+    t: Tensor,
+    neg: Tensor,
+    side: str = "tail",
+    *,
+    loss: str = "logsigmoid",
+    adversarial_temperature: float | None = None,
+    gamma: float = 12.0,
+    margin: float | None = None,
+    weight: Tensor | None = None,
+    exclude: Exclude | None = None,
+) -> tuple[Tensor, ...]:
+    """`kg_loss_grads` of rows of tables, which are read where they lie. Internal.
+
+    For trainers: `h`, `r`, `t` int64 `[B]` and `neg` int64 `[C, N]` are rows of `entity` and `relation`, of float32 or float64.
+    Not for RESCAL and TransR. The same bits as `kg_loss_grads` of gathered rows. ValueError, on CPU, for ids out of range.
+    """
+    if side not in ("head", "tail"):
+        raise ValueError(f"kg_loss: side must be head or tail, got {side!r}")
+    m, B, C = _check_loss(loss, adversarial_temperature, margin), h.shape[0], neg.shape[0]
+    if (B % C if C else B) != 0:
+        raise ValueError(f"kg_loss: neg must have a number of chunks that divides {B}, got {C}")
+    _check_rows(B, weight, exclude)
+    tail = side == "tail"
+    e, other = (h, t) if tail else (t, h)
+    indptr, position = (None, None) if exclude is None else exclude
+    total, de, dr, do, dn = torch.ops.gnnaccel.kg_loss_ids(
+        *(entity.detach(), relation.detach(), e, r, other, neg, weight, indptr, position),
+        *(
+            _OPERATIONS[model][0 if tail else 1],
+            KINDS[model],
+            LOSSES.index(loss),
+            gamma,
+            m,
+            adversarial_temperature or None,
+        ),
+    )
+    dh, dt = (de, do) if tail else (do, de)
+    return total, dh, dr, dt, dn

@@ -1,4 +1,4 @@
-// `kg_loss_rows` and `kg_loss_projected`: queries, losses over waves of rows, gradients of the rows.
+// `kg_loss_rows`, `kg_loss_ids` and `kg_loss_projected`: queries, losses over waves of rows, gradients of the rows.
 #include <optional>
 
 #include "kg_groups.h"
@@ -114,14 +114,69 @@ void dispatch_wide(ScalarType dtype, const F& f) {
   dtype == ScalarType::Double ? f(double{}) : f(float{});
 }
 
+// Rows [., D] one after another, or those of a table by id.
+template <class A>
+struct RowsOf {
+  const A* data;
+  int64_t D;
+  const int64_t* id = nullptr;
+  const A* operator[](int64_t b) const { return data + (id ? id[b] : b) * D; }
+  void prefetch(int64_t b) const {
+    if (id) prefetch_row((*this)[b]);
+  }
+};
+
+template <class A>
+struct GradientsTo {
+  A *e, *r, *other, *n;
+};
+
+// The sum of the losses of B triples in C chunks, and the gradients of their rows.
+template <class A>
+double loss_of_rows(const LossOptions& options, Operation op, int64_t B, int64_t C, int64_t N, const RowsOf<A>& e,
+                    const RowsOf<A>& r, const RowsOf<A>& other, const RowsOf<A>& neg, const A* scale,
+                    const Excluded& excluded, const GradientsTo<A>& to) {
+  constexpr int64_t kAhead = 4;  // rows between prefetch and use
+  const int64_t D = e.D;
+  const bool given = op == Operation::kGiven && !e.id;
+  Scratch<A> queries(given ? 0 : B * D);
+  const A* q = given ? e.data : queries.get();
+  const auto prefetch = [&](int64_t b) { e.prefetch(b), r.prefetch(b), other.prefetch(b); };
+  const auto make = [&](A* x, int64_t begin, int64_t end) {
+    Scratch<A> memory(D);
+    for (int64_t b = begin; b < end; ++b) {
+      if (b + kAhead < B) prefetch(b + kAhead);
+      if (!given) make_query(op, D, e[b], r[b], memory.get(), queries.get() + b * D);
+      x[b] = score_of_pair(options.kind, q + b * D, other[b], D, static_cast<A>(options.gamma));
+    }
+  };
+  const auto finish = [&](const A* g_pos, int64_t begin, int64_t end) {
+    Scratch<A> memory(D), own(D);
+    for (int64_t b = begin; b < end; ++b) {
+      if (b + kAhead < B) prefetch(b + kAhead);
+      A* d = to.e + b * D;
+      gradients_of_pair(options.kind, g_pos[b], q + b * D, other[b], D, own.get(), to.other + b * D);
+      add_scaled(A(1), own.get(), D, d);
+      gradients_of_query(op, D, e[b], r[b], q + b * D, memory.get(), d, to.r + b * r.D);
+    }
+  };
+  LossCall<A> call(options, B, N, D, q, scale, excluded, nullptr, make, finish);
+  std::vector<LossChunk<A>> chunks;
+  for (int64_t c = 0; c < C; ++c) {
+    const int64_t* id = neg.id ? neg.id + c * N : nullptr;
+    chunks.push_back({c * (B / C), B / C, id ? neg.data : neg[c * N], to.n + c * N * D, id});
+  }
+  call.run(chunks, to.e);
+  return call.total();
+}
+
 Gradients kg_loss_rows_cpu(const Tensor& e_in, const Tensor& r_in, const Tensor& other_in, const Tensor& neg_in,
                            std::optional<Tensor> weight, std::optional<Tensor> indptr, std::optional<Tensor> position,
-                           int64_t operation, int64_t kind_in, int64_t loss, double gamma, double margin,
+                           int64_t operation, int64_t kind, int64_t loss, double gamma, double margin,
                            std::optional<double> temperature, bool grads) {
-  const auto op = static_cast<Operation>(operation);
-  const auto kind = static_cast<Compare>(kind_in);
   const int64_t B = e_in.size(0), D = e_in.size(1), width = r_in.size(1), C = neg_in.size(0), N = neg_in.size(1);
-  const LossOptions options{kind, static_cast<Loss>(loss), gamma, margin, temperature.value_or(0), grads};
+  const LossOptions options{
+      static_cast<Compare>(kind), static_cast<Loss>(loss), gamma, margin, temperature.value_or(0), grads};
   std::optional<Gradients> result;
   dispatch_wide(neg_in.scalar_type(), [&](auto tag) {
     using A = decltype(tag);
@@ -129,31 +184,49 @@ Gradients kg_loss_rows_cpu(const Tensor& e_in, const Tensor& r_in, const Tensor&
     Out<A> de(e_in, grads), dr(r_in, grads), dother(other_in, grads), dneg(neg_in, grads);
     const std::vector<A> scale = scales<A>(weight, B);
     const Exclusions exclusions(indptr, position, N);
-    Scratch<A> made(op == Operation::kGiven ? 0 : B * D);
-    const A* q = op == Operation::kGiven ? e.data : made.get();
-    const auto make = [&](int64_t begin, int64_t end) {
-      if (op == Operation::kGiven) return;
-      Scratch<A> memory(D);
-      for (int64_t b = begin; b < end; ++b)
-        make_query(op, D, e.data + b * D, r.data + b * width, memory.get(), made.get() + b * D);
-    };
-    const auto finish = [&](const A* g_pos, int64_t begin, int64_t end) {
-      Scratch<A> memory(D), own(D);
-      for (int64_t b = begin; b < end; ++b) {
-        A* d = de.data + b * D;
-        gradients_of_pair(kind, g_pos[b], q + b * D, other.data + b * D, D, own.get(), dother.data + b * D);
-        add_scaled(A(1), own.get(), D, d);
-        gradients_of_query(op, D, e.data + b * D, r.data + b * width, q + b * D, memory.get(), d, dr.data + b * width);
-      }
-    };
-    LossCall<A> call(options, B, N, D, q, other.data, scale.data(), exclusions.excluded, nullptr, make, finish);
-    std::vector<LossChunk<A>> chunks;
-    for (int64_t c = 0; c < C; ++c) chunks.push_back({c * (B / C), B / C, neg.data + c * N * D, dneg.data + c * N * D});
-    call.run(chunks, de.data);
-    result.emplace(number(call.total(), neg_in.scalar_type()), de.finish(), dr.finish(), dother.finish(),
-                   dneg.finish());
+    const double total = loss_of_rows<A>(options, static_cast<Operation>(operation), B, C, N, {e.data, D},
+                                         {r.data, width}, {other.data, D}, {neg.data, D}, scale.data(),
+                                         exclusions.excluded, {de.data, dr.data, dother.data, dneg.data});
+    result.emplace(number(total, neg_in.scalar_type()), de.finish(), dr.finish(), dother.finish(), dneg.finish());
   });
   return *result;
+}
+
+// Ids of rows of a table, checked.
+struct RowIds {
+  RowIds(const Tensor& ids, const Tensor& table) : tensor(torch::stable::contiguous(ids)), data(ptr<int64_t>(tensor)) {
+    for (int64_t i = 0; i < tensor.numel(); ++i)
+      if (data[i] < 0 || data[i] >= table.size(0))
+        throw std::invalid_argument("kg_loss: ids must be in [0, " + std::to_string(table.size(0)) +
+                                    ") (rows of a table), got " + std::to_string(data[i]));
+  }
+  Tensor tensor;
+  const int64_t* data;
+};
+
+Gradients kg_loss_ids_cpu(const Tensor& entity_in, const Tensor& relation_in, const Tensor& e_in, const Tensor& r_in,
+                          const Tensor& other_in, const Tensor& neg_in, std::optional<Tensor> weight,
+                          std::optional<Tensor> indptr, std::optional<Tensor> position, int64_t operation, int64_t kind,
+                          int64_t loss, double gamma, double margin, std::optional<double> temperature) {
+  const Tensor entity = torch::stable::contiguous(entity_in), relation = torch::stable::contiguous(relation_in);
+  const int64_t B = e_in.size(0), D = entity.size(1), width = relation.size(1), C = neg_in.size(0), N = neg_in.size(1);
+  const LossOptions options{
+      static_cast<Compare>(kind), static_cast<Loss>(loss), gamma, margin, temperature.value_or(0), true};
+  const RowIds e(e_in, entity), r(r_in, relation), other(other_in, entity), neg(neg_in, entity);
+  const Exclusions exclusions(indptr, position, N);
+  const ScalarType dtype = entity.scalar_type();
+  Tensor de = empty({B, D}, dtype), dr = empty({B, width}, dtype), dother = empty({B, D}, dtype),
+         dneg = empty({C, N, D}, dtype);
+  double total = 0;
+  dispatch_wide(dtype, [&](auto tag) {
+    using A = decltype(tag);
+    const A* rows = ptr<A>(entity);
+    const std::vector<A> scale = scales<A>(weight, B);
+    total = loss_of_rows<A>(options, static_cast<Operation>(operation), B, C, N, {rows, D, e.data},
+                            {ptr<A>(relation), width, r.data}, {rows, D, other.data}, {rows, D, neg.data}, scale.data(),
+                            exclusions.excluded, {ptr<A>(de), ptr<A>(dr), ptr<A>(dother), ptr<A>(dneg)});
+  });
+  return {number(total, dtype), de, dr, dother, dneg};
 }
 
 constexpr int64_t kProjectedGroups = 32;  // groups whose projected candidates exist at a time
@@ -179,11 +252,12 @@ Gradients kg_loss_projected_cpu(const Tensor& q_in, const Tensor& other_in, cons
     for (const Group& group : groups) id.insert(id.end(), group.rows.begin(), group.rows.end());
     Scratch<A> rows(B * M), others(B * M), to_rows(grads ? B * M : 0), scaled(B);
     const auto from = [&](int64_t b) { return id[static_cast<size_t>(b)]; };
-    const auto gather_rows = [&](int64_t begin, int64_t end) {
+    const auto gather_rows = [&](A* x, int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) {
         std::copy_n(q.data + from(b) * M, M, rows.get() + b * M);
         std::copy_n(other.data + from(b) * M, M, others.get() + b * M);
         scaled.get()[b] = scale[static_cast<size_t>(from(b))];
+        x[b] = score_of_pair(Compare::kL1, rows.get() + b * M, others.get() + b * M, M, static_cast<A>(gamma));
       }
     };
     if (grads) {
@@ -200,8 +274,7 @@ Gradients kg_loss_projected_cpu(const Tensor& q_in, const Tensor& other_in, cons
         add_scaled(A(1), own.get(), M, to);
       }
     };
-    LossCall<A> call(options, B, N, M, rows.get(), others.get(), scaled.get(), exclusions.excluded, id.data(),
-                     gather_rows, finish);
+    LossCall<A> call(options, B, N, M, rows.get(), scaled.get(), exclusions.excluded, id.data(), gather_rows, finish);
     const int64_t count = static_cast<int64_t>(groups.size()), blocks = (N + kProjectedRows - 1) / kProjectedRows;
     const int64_t most = std::min(count, kProjectedGroups);
     Scratch<A> projected(most * N * M), made(grads ? most * N * M : 0);
@@ -268,6 +341,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> kg_loss_backward_cpu(const Tensor& gr
 
 STABLE_TORCH_LIBRARY_IMPL(gnnaccel, CPU, m) {
   m.impl("kg_loss_rows", TORCH_BOX(&gnnaccel::kg_loss_rows_cpu));
+  m.impl("kg_loss_ids", TORCH_BOX(&gnnaccel::kg_loss_ids_cpu));
   m.impl("kg_loss_projected", TORCH_BOX(&gnnaccel::kg_loss_projected_cpu));
   m.impl("kg_loss_backward", TORCH_BOX(&gnnaccel::kg_loss_backward_cpu));
 }

@@ -5,16 +5,18 @@
 #include <functional>
 
 #include "common.h"
+#include "gather_rows.h"
 #include "kg_loss.h"
 
 namespace gnnaccel {
 
-// Queries [row, row + rows) and the N candidates that they share; dn is set.
+// Queries [row, row + rows) and the N candidates that they share, or where `id` says so rows n + id * D; dn is set.
 template <class A>
 struct LossChunk {
   int64_t row, rows;
   const A* n;
   A* dn;
+  const int64_t* id = nullptr;
 };
 
 struct LossOptions {
@@ -37,19 +39,18 @@ class LossCall {
   static constexpr int64_t kCandidates = 64, kRows = 128, kSlice = 256;  // of a task
 
  public:
-  // q, other [B, D]; scale [B] multiplies losses; id [B]: the row's number for `excluded`, or null. make(begin, end)
-  // makes those queries; finish(g_pos, begin, end) is called once their dq is there, with the gradients of the scores
-  // of the triples [B].
-  using Make = std::function<void(int64_t begin, int64_t end)>;
+  // q [B, D]; scale [B] multiplies losses; id [B]: the row's number for `excluded`, or null. make(x, begin, end) makes
+  // those queries, and the scores x [B] of their triples; finish(g_pos, begin, end) is called once their dq is there,
+  // with the gradients of the scores of the triples [B].
+  using Make = std::function<void(A* x, int64_t begin, int64_t end)>;
   using Finish = std::function<void(const A* g_pos, int64_t begin, int64_t end)>;
-  LossCall(const LossOptions& o, int64_t B, int64_t N, int64_t D, const A* q, const A* other, const A* scale,
-           const Excluded& excluded, const int64_t* id, Make make, Finish finish)
+  LossCall(const LossOptions& o, int64_t B, int64_t N, int64_t D, const A* q, const A* scale, const Excluded& excluded,
+           const int64_t* id, Make make, Finish finish)
       : o_(o),
         B_(B),
         N_(N),
         D_(D),
         q_(q),
-        other_(other),
         scale_(scale),
         excluded_(excluded),
         id_(id),
@@ -116,7 +117,8 @@ class LossCall {
     const int64_t each = blocks == 0 ? 0 : round_up((chunk.rows + blocks - 1) / blocks, L);
     for (int64_t first = 0; first < chunk.rows; first += each) {
       const int64_t rows = std::min(each, chunk.rows - first);
-      out.push_back({&chunk, first, rows, columns_of(rows) * N_ + 2 * D_ * round_up(rows, tile_set<A>().nr)});
+      out.push_back({&chunk, first, rows,
+                     columns_of(rows) * N_ + 2 * D_ * round_up(rows, tile_set<A>().nr) + (chunk.id ? N_ * D_ : 0)});
     }
     return out;
   }
@@ -128,7 +130,7 @@ class LossCall {
     LossChunk<A> chunk;
     int64_t first, rows, width, ld;
     Scratch<A> left, right;  // queries in panels [D][.], candidates' side; and in panels [rows][.]
-    Scratch<A> centre, q_norm, root_sums;
+    Scratch<A> centre, q_norm, root_sums, gathered;
     Scratch<A> scores;
     A* x;  // scores, then gradients [N, ld]
     std::vector<std::vector<Near<A>>> near;
@@ -143,6 +145,7 @@ class LossCall {
           centre(D),
           q_norm(width),
           root_sums(width),
+          gathered(chunk.id ? N * D : 0),
           scores(ld * N),
           x(scores.get()),
           near(static_cast<size_t>((N + kCandidates - 1) / kCandidates)) {}
@@ -181,7 +184,14 @@ class LossCall {
     const auto row_tasks = [&](int64_t size) {
       return tasks([=](const Part& p) { return (p.rows + size - 1) / size; });
     };
-    each(row_tasks(kPairs), [&](const Task& t) { make(at(t.part), t.a * kPairs); });
+    each(row_tasks(kPairs), [&](const Task& t) {
+      const Part& p = at(t.part);
+      make_(x_pos_.get(), p.row() + t.a * kPairs, p.row() + std::min((t.a + 1) * kPairs, p.rows));
+    });
+    each(tasks([&](const Part& p) { return p.chunk.id ? blocks : 0; }),
+         [&](const Task& t) { gather(at(t.part), t.a); });
+    for (Part& p : made)
+      if (p.chunk.id) p.chunk.n = p.gathered.get();
     if (roots()) parallel_chunks(parts, 1, [&](int64_t i, int64_t) { find_centre(at(i)); });
     const int64_t columns = right ? panels_of(D_, tile_set<A>().nr) : 0;
     each(tasks([&](const Part& p) { return panels_of(p.width, panel()) + columns; }), [&](const Task& t) {
@@ -219,12 +229,14 @@ class LossCall {
     });
   }
 
-  // Queries and the scores of their triples.
-  void make(const Part& p, int64_t first) {
-    const int64_t begin = p.row() + first, end = p.row() + std::min(first + kPairs, p.rows);
-    make_(begin, end);
-    for (int64_t b = begin; b < end; ++b)
-      x_pos_.get()[b] = score_of_pair(o_.kind, q_ + b * D_, other_ + b * D_, D_, static_cast<A>(o_.gamma));
+  // Candidates of a block from where they lie.
+  void gather(Part& p, int64_t block) const {
+    const int64_t end = std::min((block + 1) * kCandidates, N_);
+    const auto from = [&](int64_t j) { return p.chunk.n + p.chunk.id[j] * D_; };
+    for (int64_t j = block * kCandidates; j < end; ++j) {
+      if (j + kRowsAhead < end) prefetch_row(from(j + kRowsAhead));
+      std::copy_n(from(j), D_, p.gathered.get() + j * D_);
+    }
   }
 
   // Any centre is right; a mean makes small norms.
@@ -436,7 +448,7 @@ class LossCall {
 
   LossOptions o_;
   int64_t B_, N_, D_;
-  const A *q_, *other_, *scale_;
+  const A *q_, *scale_;
   Excluded excluded_;
   const int64_t* id_;
   Make make_;

@@ -12,7 +12,7 @@ from gnnaccel.baselines.reference.kg_loss import row_loss
 from gnnaccel.baselines.reference.kg_score import kg_score, kg_score_negatives
 from gnnaccel.ops._kg_loss import LOSSES
 from gnnaccel.ops._library import HAS_CPP
-from gnnaccel.ops.kg_loss import kg_loss_grads
+from gnnaccel.ops.kg_loss import kg_loss_grads, kg_loss_grads_by_id
 from gnnaccel.ops.kg_score import MODELS
 from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads, to_device
 
@@ -354,6 +354,47 @@ def fallback_and_threads(args, loss, temperature=None, exclude=None):
     for a, b in zip(runs[0], want, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * max(b.abs().max().item(), 1e-3))
     assert all(torch.equal(a, b) for other in runs[1:] for a, b in zip(runs[0], other, strict=True))
+
+
+def rows_by_id(gen, model, dtype=torch.float32):
+    """Tables, and the ids of 12 triples in 3 chunks of 70 candidates: more than a block."""
+    entity = torch.randn(50, 40, generator=gen, dtype=dtype)
+    relation = torch.randn(5, 20 if model == "rotate" else 40, generator=gen, dtype=dtype)
+    h, t = torch.randint(50, (2, 12), generator=gen)
+    ids = (h, torch.randint(5, (12,), generator=gen), t, torch.randint(50, (3, 70), generator=gen))
+    return [x.to(DEVICE) for x in (entity, relation, *ids)]
+
+
+@pytest.mark.parametrize("side", ["head", "tail"])
+@pytest.mark.parametrize("model", [m for m in MODELS if m not in ("rescal", "transr")])
+def test_rows_by_id(model, side):
+    gen = torch.Generator().manual_seed(5)
+    entity, relation, h, r, t, neg = rows_by_id(gen, model)
+    indptr, position = (x.to(DEVICE) for x in exclusions(gen, 12, 70))
+    weight = torch.rand(12, generator=gen).to(DEVICE)
+    options = {"adversarial_temperature": 0.5, "weight": weight, "exclude": (indptr, position)}
+    want = kg_loss_grads(model, entity[h], relation[r], entity[t], entity[neg], side, **options)
+    for n in (1, 2, 3):
+        with threads(n):
+            got = kg_loss_grads_by_id(model, entity, relation, h, r, t, neg, side, **options)
+        assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_rows_by_id_shapes():
+    entity, relation, h, r, t, neg = rows_by_id(torch.Generator().manual_seed(5), "complex", torch.float64)
+    args = (entity, relation, h, r, t, neg, None, None, None, 3, 0, 0, 12.0, 0.0, None)
+    torch.library.opcheck(torch.ops.gnnaccel.kg_loss_ids, args, test_utils=("test_schema", "test_faketensor"))
+    empty = kg_loss_grads_by_id("complex", entity, relation, h[:0], r[:0], t[:0], neg)
+    assert empty[0] == 0 and empty[4].shape == (3, 70, 40) and not empty[4].any()
+
+
+@pytest.mark.skipif(not HAS_CPP or DEVICE != "cpu", reason="ids are checked on CPU")
+@pytest.mark.parametrize("which", [2, 3, 4, 5])
+def test_rows_by_id_out_of_range(which):
+    args = rows_by_id(torch.Generator().manual_seed(5), "distmult")
+    args[which].view(-1)[-1] = -1
+    with pytest.raises((ValueError, RuntimeError), match=r"ids must be in \[0, (50|5)\) \(rows of a table\), got -1"):
+        kg_loss_grads_by_id("distmult", *args)
 
 
 cpu_only = pytest.mark.skipif(not HAS_CPP or INTERPRET or DEVICE != "cpu", reason="about the CPU extension")

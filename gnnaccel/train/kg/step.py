@@ -12,7 +12,7 @@ from gnnaccel.data.kg.negatives import NegativeBatch
 from gnnaccel.models.kge import KGE
 from gnnaccel.nn.kg import MATRICES
 from gnnaccel.ops import gather_rows, unique_nodes
-from gnnaccel.ops.kg_loss import kg_loss_grads
+from gnnaccel.ops.kg_loss import kg_loss_grads, kg_loss_grads_by_id
 from gnnaccel.train.kg.config import KGConfig
 from gnnaccel.train.kg.optimizer import SparseOptimizer
 
@@ -99,9 +99,20 @@ class TrainStep:
 
     def __call__(self, batch: Batch) -> float:
         """The whole step; returns the loss."""
-        update = self.compute(batch, self.gather(batch))
+        update = self.compute(batch, self.read(batch))
         self.apply(update)
         return update.loss
+
+    def read(self, batch: Batch) -> Rows | None:
+        """What `compute` needs of tables that stay as they are until it is done: None where it reads them itself."""
+        in_place = (
+            self.model.entity.device.type == "cpu"
+            and self.model.entity.dtype == self.acc
+            and self.model.model not in MATRICES
+            and (self.config.loss.regularizer != "n3" or not self.config.loss.regularization)
+            and None not in batch.negatives.values()
+        )
+        return None if in_place else self.gather(batch)
 
     @torch.no_grad()
     def gather(self, batch: Batch) -> Rows:
@@ -123,29 +134,31 @@ class TrainStep:
         return Rows(h, r, t, neg, projection, (ids, inverse))
 
     @torch.no_grad()
-    def compute(self, batch: Batch, rows: Rows) -> Update:
-        """Loss of the batch, mean over sides, and the gradients of their sum."""
+    def compute(self, batch: Batch, rows: Rows | None) -> Update:
+        """Loss of the batch, mean over sides, and the gradients of their sum; of rows that were gathered, or `read`."""
         loss, m = self.config.loss, self.model
         update, losses = Update(batch.step), []
-        which = None if rows.relation is None else rows.relation[1]
-        r_ids = batch.r if rows.relation is None else rows.relation[0]
+        relation = None if rows is None else rows.relation
+        which, r_ids = (None, batch.r) if relation is None else (relation[1], relation[0])
         for side, drawn in batch.negatives.items():
-            value, dh, dr, dt, dneg, *d_projection = kg_loss_grads(
-                m.model,
-                rows.h,
-                rows.r,
-                rows.t,
-                rows.neg[side],
-                side,
-                loss=loss.kind,
-                adversarial_temperature=loss.adversarial_temperature,
-                gamma=m.gamma,
-                margin=loss.margin,
-                relation=which,
-                projection=rows.projection,
-                weight=batch.weight,
-                exclude=self._own(batch, side) if drawn is None else drawn.exclude,
-            )
+            options: dict[str, Any] = {
+                "loss": loss.kind,
+                "adversarial_temperature": loss.adversarial_temperature,
+                "gamma": m.gamma,
+                "margin": loss.margin,
+                "weight": batch.weight,
+                "exclude": self._own(batch, side) if drawn is None else drawn.exclude,
+            }
+            if rows is None:
+                assert drawn is not None
+                ids = (batch.h, batch.r, batch.t, drawn.ids)
+                made = kg_loss_grads_by_id(
+                    m.model, self.tables["entity"], self.tables["relation"], *ids, side, **options
+                )
+            else:
+                options |= {"relation": which, "projection": rows.projection}
+                made = kg_loss_grads(m.model, rows.h, rows.r, rows.t, rows.neg[side], side, **options)
+            value, dh, dr, dt, dneg, *d_projection = made
             losses.append(value)
             update.add("entity", batch.h, dh)
             update.add("entity", batch.t, dt)
@@ -154,7 +167,7 @@ class TrainStep:
             for grad in d_projection:  # TransR's
                 update.add("projection", r_ids, grad)
         update.loss = float(torch.stack(losses).mean())  # waits for a GPU: nothing is learnt before it was looked at
-        if loss.regularizer == "n3" and loss.regularization:
+        if rows is not None and loss.regularizer == "n3" and loss.regularization:
             self._n3(batch, rows, update)
         return update
 

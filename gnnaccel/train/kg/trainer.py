@@ -233,7 +233,7 @@ class KGTrainer:
         batches = (batch.to(self.model.entity.device) for batch in batches)
         if not self.config.train.staleness:
             for batch in batches:
-                update = self.step.compute(batch, self.step.gather(batch))
+                update = self.step.compute(batch, self.step.read(batch))
                 self._check(update, batch)
                 self.step.apply(update)
                 yield update
