@@ -85,7 +85,7 @@ def label_metrics(labels: Labels, part: slice, scores: np.ndarray) -> dict[str, 
     Returns:
         For two classes `auc` and `ap` (area under the precision-recall curve) of the larger label; `accuracy`, which is also
         micro F1; `macro_f1`, over the classes that occur or were told; `per_class` precision, recall, F1 and support.
-        AUC and AP are NaN where only one class occurs.
+        AUC and AP are NaN where only one class occurs, all of them where there are no events.
     """
     y, C = labels.y[part].numpy(), len(labels.values)
     told = scores.argmax(1)
@@ -94,14 +94,19 @@ def label_metrics(labels: Labels, part: slice, scores: np.ndarray) -> dict[str, 
     f1 = np.divide(2 * hit, support + said, out=np.zeros(C), where=support + said > 0)
     precision = np.divide(hit, said, out=np.zeros(C), where=said > 0)
     recall = np.divide(hit, support, out=np.zeros(C), where=support > 0)
-    accuracy = float(hit.sum() / max(1, len(y)))
+    accuracy = float(hit.sum() / len(y)) if len(y) else float("nan")
+    seen = f1[support + said > 0]
     result: dict[str, Any] = {}
     if labels.binary:
         margin = scores[:, 1].astype(np.float64) - scores[:, 0]
         both = 0 < int(y.sum()) < len(y)
         result["auc"] = float(roc_auc_score(y, margin)) if both else float("nan")
         result["ap"] = float(average_precision_score(y, margin)) if both else float("nan")
-    result |= {"accuracy": accuracy, "micro_f1": accuracy, "macro_f1": float(f1[support + said > 0].mean())}
+    result |= {
+        "accuracy": accuracy,
+        "micro_f1": accuracy,
+        "macro_f1": float(seen.mean()) if len(seen) else float("nan"),
+    }
     result["events"] = len(y)
     result["per_class"] = {
         str(v): {

@@ -352,7 +352,7 @@ class Trainer:
         with self._bar("validating", part.stop - part.start) as bar:
             metrics = self.task.validate(bar)
         value = metrics[self.task.main_metric]
-        better = value > self.best["value"]
+        better = value > self.best["value"] or part.stop == part.start  # nothing to validate on: the last epoch
         if better:
             self.best = {"value": value, "epoch": self.epoch}
             save_checkpoint(
