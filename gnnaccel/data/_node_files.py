@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from gnnaccel.graph.static import Graph
 from gnnaccel.ops.gather_rows import quantize_rows
 
 Path_ = str | Path | None
+MOST_CLASSES = 1 << 14  # unless more are asked for; a larger label is rather an id
 _ROWS = 1 << 12  # of features looked at or converted at a time
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -76,7 +78,11 @@ def _zeroed(count: int) -> list[str]:
 def clean_labels(path: Path_, y: Any, N: int, num_classes: int | None) -> tuple[Tensor, int, list[str]]:
     if y is None:
         return torch.full((N,), -1), num_classes or 0, ["there are no labels"]
-    y = torch.as_tensor(writable(y)).detach().cpu()
+    try:
+        y = torch.as_tensor(writable(y)).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        kind = getattr(y, "dtype", type(y).__name__)
+        raise DataError(path, f"labels are {kind}, not numbers", "they must be classes 0, 1, ...") from None
     if y.dim() == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.dim() != 1 or y.dtype == torch.bool or y.dtype.is_complex:
@@ -93,6 +99,9 @@ def clean_labels(path: Path_, y: Any, N: int, num_classes: int | None) -> tuple[
         at = int((y < -1).nonzero()[0])
         raise DataError(path, f"the label of node {at} is {int(y[at])}", "classes are 0, 1, ..., and -1 is no label")
     classes = int(y.max()) + 1 if N else 0
+    if num_classes is None and classes > MOST_CLASSES:
+        found = len(y[y >= 0].unique())
+        raise DataError(path, f"the largest label is {classes - 1:,}", f"number the {found:,} classes 0, 1, ...")
     if num_classes is not None and classes > num_classes:
         raise DataError(path, f"a label is {classes - 1}", f"with num_classes={num_classes} it must be below")
     none = int((y < 0).sum())
@@ -218,7 +227,7 @@ def is_node_file(path: Path) -> bool:
 def read_path(path: Path, *, add_reverse: bool = False, **options: Any) -> NodeData:
     if path.is_dir():
         if (path / "data.npz").is_file():
-            return _from_arrays(path / "data.npz", path.name, _npz(path / "data.npz"), add_reverse, options)
+            return _from_arrays(path / "data.npz", _folder_name(path), _npz(path / "data.npz"), add_reverse, options)
         if _table_file(path, "nodes") is not None:
             return _read_csv(path, add_reverse, options)
         raise DataError(path, "neither data.npz nor nodes.csv is in this folder", "see gnnaccel.data.load_nodes")
@@ -234,6 +243,11 @@ def read_path(path: Path, *, add_reverse: bool = False, **options: Any) -> NodeD
     raise DataError(
         path, "not a file of node data", "give an npz or pt file, or a folder; see gnnaccel.data.load_nodes"
     )
+
+
+def _folder_name(folder: Path) -> str:
+    """Its name, also of the folder `.`."""
+    return os.path.basename(os.path.abspath(folder))
 
 
 def _npz(path: Path) -> dict[str, Any]:
@@ -318,14 +332,20 @@ def _read_csv(folder: Path, add_reverse: bool, options: dict[str, Any]) -> NodeD
         raise DataError(nodes_file, f"node {own[at].item()!r} is listed twice", "list every node once", at + 1)
     feature_file = folder / "node_feat.npy"
     columns = [c for c in file.names if c not in (key, label, split)]
+    notes: tuple[str, ...] = ()
     if feature_file.is_file():
         x: Any = _mapped(feature_file)
     else:
-        x = col.feature_columns(table, [c for c in columns if col.is_numeric(table, c)])
+        numeric = [c for c in columns if col.is_numeric(table, c)]
+        x = col.feature_columns(table, numeric)
+        if words := [c for c in columns if c not in numeric]:
+            notes = (f"{nodes_file.name}: not numbers, so no features: {', '.join(words)}",)
     y, names = _labels(table, label)
     graph = read_graph(edges_file, nodes=own, add_reverse=add_reverse)
     masks = {} if split is None else _parts(table, split)
-    return NodeData.of(folder.name, graph, x=x, y=y, masks=masks, class_names=names, path=folder, **options)
+    return NodeData.of(
+        _folder_name(folder), graph, x=x, y=y, masks=masks, class_names=names, path=folder, notes=notes, **options
+    )
 
 
 def _first(header: list[str], *names: str) -> str | None:

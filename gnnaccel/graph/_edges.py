@@ -65,7 +65,7 @@ def relations(owner: str, relation: Any, num_relations: int | None, edges: int) 
         raise TypeError(f"{owner}: relation must be integers, got {x.dtype}")
     if len(x) != edges:
         raise ValueError(f"{owner}: relation must be [{edges}] like the edges, got [{len(x)}]")
-    most = int(x.max()) if edges else 0
+    most = max(int(x.max()), 0) if edges else 0
     R = most + 1 if num_relations is None else num_relations
     if R < 1:
         raise ValueError(f"{owner}: num_relations must be at least 1, got {R}")
