@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -100,8 +101,8 @@ class GNNTrainConfig(Section):
     lookahead: int = Field(default=2, ge=0, description="batches prepared ahead in the background; changes no result")
     fetch: Literal["auto", "rows", "fused"] = Field(
         default="auto",
-        description="'rows': features of a batch are gathered ahead; 'fused': the first layer reads the table itself; 'auto': "
-        "fused where that saves copies",
+        description="'rows': features of a batch are gathered ahead; 'fused': the first layer reads the table itself (not "
+        "gat's, nor with model.dropout_in); 'auto': fused where that saves copies",
     )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
@@ -172,19 +173,31 @@ def load_gnn_config(
 ) -> GNNConfig:
     """The preset of `model`, tuned for `data` if there is such a section, then `file` (YAML), then `key=value` strings.
 
+    Sections of data sets are tuned for classes of nodes: with data.task "link" the preset's default stands alone.
+
     Raises:
         ConfigError: unknown model, unreadable file, unknown key or bad value; the message names it and what exists.
     """
     if model not in MODELS:
         raise ConfigError(f"unknown model {model!r}; there is: {', '.join(MODELS)}")
     sections = _preset(model)
-    values: dict[str, Any] = {"model": {"name": model}}
-    merge(values, sections.get("default", {}))
-    merge(values, {k: v for k, v in sections.get(data or "", {}).items() if k != "expect"})
-    if file is not None:
-        merge(values, read_yaml(file, GNNConfig))
-    lay_over(values, overrides)
-    return validate_gnn(values)
+    given = {} if file is None else read_yaml(file, GNNConfig)
+    overrides = list(overrides)
+
+    def laid(tuned: dict[str, Any]) -> dict[str, Any]:
+        values: dict[str, Any] = {"model": {"name": model}}
+        for layer in (sections.get("default", {}), {k: v for k, v in tuned.items() if k != "expect"}, given):
+            merge(values, copy.deepcopy(layer))
+        lay_over(values, overrides)
+        return values
+
+    values = laid(sections.get(data or "", {}))
+    if values.get("data", {}).get("task") == "link":
+        values = laid({})
+    config = validate_gnn(values)
+    if config.model.name != model:
+        raise ConfigError(f"setting model.name: must be {model}, the model asked for, got {config.model.name}")
+    return config
 
 
 def validate_gnn(values: Mapping[str, Any]) -> GNNConfig:

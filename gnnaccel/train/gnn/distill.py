@@ -51,14 +51,19 @@ class DistillTask(NodeTask):
         return {**super().protocol(), "soft_weight": self.config.distill.soft_weight}
 
 
+def check_teacher(teacher: Any) -> None:
+    """`ConfigError` if the task tells no classes of nodes."""
+    if not isinstance(teacher, NodeTask):
+        raise ConfigError("distill: the teacher must tell classes of nodes (data.task 'node'), got a run of links")
+
+
 def distill_task(config: Any, teacher: NodeTask, progress: Any = None) -> DistillTask:
     """The task of teaching the model of `config` (an mlp) what `teacher` knows of its own data.
 
     Raises:
         ConfigError: The teacher tells no classes.
     """
-    if not isinstance(teacher, NodeTask):
-        raise ConfigError("distill: the teacher must tell classes of nodes (data.task 'node'), got a run of links")
+    check_teacher(teacher)
     student = graph_task(config, teacher.data, teacher.device)
     nodes = torch.arange(teacher.data.num_nodes, device=teacher.device)
     logits = teacher.results(nodes, progress)
@@ -69,9 +74,10 @@ def distill_task(config: Any, teacher: NodeTask, progress: Any = None) -> Distil
 
 
 def latency(task: NodeTask, batch: int, *, neighbors: list[int] | None = None, repeats: int = 50) -> float:
-    """Median seconds to tell the classes of `batch` test nodes, from ids to logits: sampling, fetching, computing.
+    """Median seconds to tell the classes of `batch` nodes, from ids to logits: sampling, fetching, computing.
 
     Args:
+        batch: Nodes at a time, of the test nodes if there are as many, else of all nodes; at most all.
         neighbors: A sampled model's fanouts for this; its own by default. A model of whole graphs needs them.
         repeats: Batches timed, after three that are not.
     """
@@ -82,8 +88,8 @@ def latency(task: NodeTask, batch: int, *, neighbors: list[int] | None = None, r
     values = {name: getattr(task, name) for name in task.__dataclass_fields__ if not name.startswith("_")}
     made = type(task)(**{**values, "config": config})
     nodes = task.nodes("test")
-    if not len(nodes):
-        raise ValueError("latency: the test mask must cover nodes, got none")
+    if len(nodes) < batch:
+        nodes = torch.arange(task.data.num_nodes, device=task.device)
     batch = min(batch, len(nodes))
     starts = [i * batch % (len(nodes) - batch + 1) for i in range(repeats + 3)]
     parts = [nodes[i : i + batch] for i in starts]

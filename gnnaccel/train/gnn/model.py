@@ -20,9 +20,10 @@ def feature_kind(config: GNNConfig, data: NodeData) -> str:
     """Where input rows come from: "given", "learned" or "degree"."""
     kind = config.model.features
     if kind == "auto":
-        return "given" if data.x is not None else "learned"
-    if kind == "given" and data.x is None:
-        raise ConfigError(f"setting model.features: {data.name} has no features; take 'learned' or 'degree'")
+        kind = "given" if data.num_features or config.model.name == "mlp" else "learned"
+    if kind == "given" and not data.num_features:
+        take = "'degree'" if config.model.name == "mlp" else "'learned' or 'degree'"
+        raise ConfigError(f"setting model.features: {data.name} has no features; take {take}")
     return kind
 
 

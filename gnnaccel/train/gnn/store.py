@@ -85,6 +85,12 @@ class PartitionStore:
                 raise ValueError(
                     f"PartitionStore: the table of part {p} must have {len(book.inner(p))} rows, got {len(table)}"
                 )
+        if len({table.shape[1] for table in tables}) > 1:
+            raise ValueError(f"PartitionStore: tables must be of one width, got {[t.shape[1] for t in tables]}")
+        if scales is not None and len(scales) != book.num_parts:
+            raise ValueError(f"PartitionStore: scales must be {book.num_parts}, one a part, got {len(scales)}")
+        if not 0 <= home < book.num_parts:
+            raise ValueError(f"PartitionStore: home must be a part, 0 to {book.num_parts - 1}, got {home}")
         self.book, self.tables, self.home, self.scales = book, tables, home, scales
         self.num_rows, self.width = len(book.part), tables[0].shape[1]
         self.fetched = 0  # rows of other parts, since the beginning

@@ -47,6 +47,11 @@ def fingerprint(data: NodeData) -> str:
     return digest.hexdigest()[:16]
 
 
+def step_seed(seed: int, epoch: int, batch: int) -> int:
+    """Of the dropouts of a batch, by the seed of the run; below 2^57, since `GNN` makes 64 of it."""
+    return (seed * 0x9E3779B97F4A7C15 + (epoch << 24) + batch) % (1 << 57)
+
+
 class WholeGraph(NamedTuple):
     """A batch of a whole graph: `blocks` and `x` are those of all nodes."""
 
@@ -172,7 +177,7 @@ class GraphTask:
 
     def forward(self, step: MiniBatch | WholeGraph) -> Tensor:
         """Results of the seeds of a batch."""
-        seed = (step.epoch << 24) + step.index
+        seed = step_seed(self.config.train.seed, step.epoch, step.index)
         gnn = self.model.gnn
         if isinstance(step, WholeGraph):
             x = self.model.source(step.x, None)
@@ -194,7 +199,10 @@ class GraphTask:
             x = None if self.x is None else TableRows(self.x, None, self.scale)
             out = infer_all(self.model, x, self.graph, progress)
             return out[nodes]
-        return torch.cat([*self._sampled(nodes, progress)]) if len(nodes) else torch.empty(0, 0)
+        if not len(nodes):
+            width = self.config.model.hidden if self.config.data.task == "link" else self.data.num_classes
+            return torch.empty(0, width, device=self.device)
+        return torch.cat([*self._sampled(nodes, progress)])
 
     def _sampled(self, nodes: Tensor, progress: Any) -> Iterator[Tensor]:
         bounds = [*range(0, len(nodes), self.config.eval.batch_size), len(nodes)]
@@ -255,8 +263,8 @@ class NodeTask(GraphTask):
 class LinkTask(GraphTask):
     """Which edges there are: told from random ones by binary cross-entropy.
 
-    Edges are undirected: u-v and v-u are one. Messages pass along training edges alone, and a batch does not sample the edges
-    that it is about.
+    Edges are undirected: u-v and v-u are one; their relations and weights are not used. Messages pass along training edges
+    alone, and a batch does not sample the edges that it is about.
 
     Attributes:
         pairs: Ends `[E', 2]` of the edges: training first, then validation, then test.
@@ -342,6 +350,7 @@ def graph_task(config: GNNConfig, data: NodeData, device: torch.device | str = "
     else:
         graph, pairs, sizes = _split_edges(data, config)
     s = config.sampler
+    _check_sampler(config, data, graph)
     if s.keep is not None:
         graph = sparsify(graph, s.keep, by=s.keep_by, x=data.x, seed=config.train.seed)
     kind = feature_kind(config, data)
@@ -363,6 +372,20 @@ def graph_task(config: GNNConfig, data: NodeData, device: torch.device | str = "
     if pairs is None:
         return NodeTask(**common)
     return LinkTask(**common, main_metric="auc", unit="edges", pairs=pairs)
+
+
+def _check_sampler(config: GNNConfig, data: NodeData, graph: Graph) -> None:
+    """`ConfigError` unless there are the weights and features that edges are chosen by."""
+    s, sampled = config.sampler, config.model.name != "mlp" and not config.whole_graph
+    of = f"of {data.name}" if config.data.task == "node" else "of data.task 'link'"
+    if s.strategy == "weighted" and sampled and graph.weight is None:
+        raise ConfigError(f"setting sampler.strategy: must be 'uniform', edges {of} have no weights")
+    if s.keep is None:
+        return
+    if s.keep_by == "weight" and graph.weight is None:
+        raise ConfigError(f"setting sampler.keep_by: must be 'similarity' or 'random', edges {of} have no weights")
+    if s.keep_by == "similarity" and data.x is None:
+        raise ConfigError(f"setting sampler.keep_by: must be 'weight' or 'random', {data.name} has no features")
 
 
 def _split_edges(data: NodeData, config: GNNConfig) -> tuple[Graph, Tensor, list[int]]:

@@ -1,5 +1,6 @@
 """Tasks on graphs: learning, determinism, the seven stages, resume, cheap inference."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -13,12 +14,11 @@ import torch
 import gnnaccel as ga
 from gnnaccel.data.nodes import load_nodes
 from gnnaccel.train.checkpoint import load_checkpoint
-from gnnaccel.train.gnn import STAGES, PartitionStore, graph_task, load_gnn_config
+from gnnaccel.train.gnn import STAGES, graph_task, load_gnn_config
 from gnnaccel.train.gnn.config import MODELS
 from gnnaccel.train.gnn.distill import distill_task, latency
 from gnnaccel.train.gnn.report import StageRecorder, bottleneck, draw_stages, stage_rows
-from gnnaccel.train.gnn.steps import trimmed
-from gnnaccel.train.gnn.store import TableStore
+from gnnaccel.train.gnn.steps import Seeds, trimmed
 from gnnaccel.train.trainer import Trainer
 
 SMALL = "synthetic-nodes:nodes=600,classes=3,degree=8,features=16"
@@ -38,6 +38,28 @@ def train(made, folder, **options):
     return Trainer(made, folder, progress=False, **options).fit()
 
 
+KINDS = (*MODELS, "link", "distill")
+
+
+def task_of(kind, *settings):
+    """A task of each kind there is; weights, graph and draws are of the settings alone."""
+    if kind == "link":
+        return task("sage", "data.task=link", *settings)
+    if kind == "distill":
+        return distill_task(load_gnn_config("mlp", None, None, [*RUN, *settings]), task("sage"))
+    return task(kind, *settings, relations=2 if kind == "rgcn" else 1)
+
+
+def weights(folder, name="best.pt"):
+    return load_checkpoint(folder / name)["model"]
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_models_learn(model, tmp_path):
     relations = 2 if model == "rgcn" else 1
@@ -49,27 +71,77 @@ def test_models_learn(model, tmp_path):
     assert results["test_nodes"] == int(made.data.test_mask.sum())
 
 
-@pytest.mark.parametrize("model", ["sage", "gat", "rgcn", "mlp"])
-def test_same_bits_for_threads_lookahead_and_fetch(model, tmp_path):
-    found = []
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_for_threads_and_lookahead(kind, tmp_path):
     before = torch.get_num_threads()
     try:
-        for i, (threads, more) in enumerate(((1, "train.lookahead=0"), (2, "train.lookahead=3"))):
+        for threads, ahead in ((1, 0), (2, 3)):
             torch.set_num_threads(threads)
-            made = task(model, more, relations=2 if model == "rgcn" else 1)
-            train(made, tmp_path / str(i))
-            found.append(made.model.state_dict())
+            train(task_of(kind, f"train.lookahead={ahead}", "model.dropout_in=0.1"), tmp_path / str(threads))
     finally:
         torch.set_num_threads(before)
-    for name, value in found[0].items():
-        assert torch.equal(value, found[1][name]), name
+    for name in ("best.pt", "checkpoint.pt"):
+        assert_same(weights(tmp_path / "1", name), weights(tmp_path / "2", name))
 
 
-def test_rows_and_fused_differ_by_rounding_alone(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_cut_off_and_resumed_gives_the_same_bits(kind, tmp_path):
+    def made(epochs=3):
+        return task_of(kind, "train.checkpoint_batches=1", f"train.epochs={epochs}")
+
+    whole = train(made(), tmp_path / "whole")
+    cut, calls = made(), []
+
+    def loss(step):
+        calls.append(step)
+        if len(calls) == (3 if kind == "graph-transformer" else 12):  # in the last epoch, and amid one
+            raise KeyboardInterrupt
+        return type(cut).loss(cut, step)
+
+    cut.loss = loss
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, tmp_path / "cut")
+    again = Trainer(made(), tmp_path / "cut", progress=False)
+    again.resume()
+    assert (again.epoch, again.batch) != (0, 0)
+    found = again.fit()
+    assert found["test_" + again.task.main_metric] == whole["test_" + again.task.main_metric]
+    for name in ("best.pt", "checkpoint.pt"):
+        assert_same(weights(tmp_path / "whole", name), weights(tmp_path / "cut", name))
+
+
+@pytest.mark.parametrize("kind", ["sage", "graph-transformer", "distill"])
+def test_labels_of_other_parts_are_not_learned_from(kind, tmp_path):
+    for name in ("true", "wrong"):
+        made = task_of(kind, "train.patience=9")
+        if name == "wrong":
+            y = torch.where(made.data.train_mask, made.data.y, (made.data.y + 1) % 3)
+            made = dataclasses.replace(made, data=dataclasses.replace(made.data, y=y))
+        train(made, tmp_path / name)
+    assert_same(*(weights(tmp_path / name, "checkpoint.pt") for name in ("true", "wrong")))
+
+
+def test_dropout_is_of_the_seed_of_the_run():
+    def result(seed):
+        made = task("sage", f"train.seed={seed}", "sampler.neighbors=[1000, 1000]")
+        made.model.load_state_dict(state)
+        made.model.train()
+        step = (0, slice(0, 40))
+        for stage in made._stages(lambda index, items: Seeds(torch.arange(40), None), 0):
+            step = stage.run(step)
+        return made.forward(step)
+
+    state = task("sage").model.state_dict()
+    assert torch.equal(result(1), result(1))
+    assert not torch.equal(result(1), result(2))
+
+
+def test_rows_and_fused_differ_by_rounding_alone():
     losses = []
     for fetch in ("rows", "fused"):
         made = task("sage", f"train.fetch={fetch}", "model.hidden=64")
-        (step,) = [made_step(made)]
+        step = made_step(made)
+        assert isinstance(step.x, torch.Tensor) == (fetch == "rows")
         losses.append(made.loss(step)[0].item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -167,11 +239,13 @@ def test_inference_sampled_and_layerwise_agree_with_all_neighbours():
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_smaller_feature_tables(dtype, tmp_path):
-    made = task("sage", f"data.dtype={dtype}")
-    assert made.x is None or made.data.x.dtype == getattr(torch, dtype) or True
-    other = graph_task(made.config, load_nodes(SMALL, dtype=getattr(torch, dtype)))
-    assert other.x.dtype == getattr(torch, dtype)
-    assert train(other, tmp_path)["test_accuracy"] > 0.5
+    plain, kind = task("sage", "model.hidden=64"), getattr(torch, dtype)
+    made = graph_task(plain.config, load_nodes(SMALL, dtype=kind))
+    assert made.x.dtype == kind and (made.scale is not None) == (dtype == "int8")
+    nodes = torch.arange(600)
+    exact, got = plain.results(nodes), made.results(nodes)  # the same untrained weights
+    assert 0 < float((got - exact).abs().max()) < 0.05 * float(exact.abs().max())
+    assert train(made, tmp_path)["test_accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("features", ["learned", "degree"])
@@ -180,6 +254,34 @@ def test_nodes_without_features(features, tmp_path):
     assert train(made, tmp_path)["test_accuracy"] > 0.3
     if features == "learned":
         assert made.model.embedding.shape == (600, 8)
+
+
+# --- parts without nodes ---------------------------------------------------------------------------------------------------
+
+
+def missing(*parts):
+    found = data()
+    return dataclasses.replace(found, **{f"{part}_mask": torch.zeros(600, dtype=torch.bool) for part in parts})
+
+
+@pytest.mark.parametrize("inference", ["layerwise", "sampled"])
+def test_without_validation_the_last_epoch_is_kept(inference, tmp_path):
+    config = load_gnn_config("sage", None, None, [*RUN, "train.patience=1", f"eval.inference={inference}"])
+    found = train(graph_task(config, missing("val")), tmp_path)
+    assert found["epochs"] == found["best_epoch"] == 3 and found["val_accuracy"] != found["val_accuracy"]
+    assert_same(weights(tmp_path), weights(tmp_path, "checkpoint.pt"))
+    assert 0 < found["test_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("inference", ["layerwise", "sampled"])
+def test_without_test_nodes_there_is_no_accuracy(inference, tmp_path):
+    config = load_gnn_config("sage", None, None, [*RUN, f"eval.inference={inference}"])
+    made = graph_task(config, missing("test"))
+    found = train(made, tmp_path)
+    assert found["test_nodes"] == 0 and found["test_accuracy"] != found["test_accuracy"]
+    assert json.loads((tmp_path / "results.json").read_text())["test_accuracy"] is None
+    assert made.results(torch.arange(0)).shape == (0, 3)
+    assert latency(made, 16, repeats=1) > 0  # of any nodes
 
 
 # --- links ----------------------------------------------------------------------------------------------------------------
@@ -205,23 +307,6 @@ def test_link_parts_are_apart():
     src, dst = made.graph.edges()
     known = set((torch.minimum(src, dst) * 600 + torch.maximum(src, dst)).tolist())
     assert known == set(keys[: sizes[0]].tolist())
-
-
-# --- stores ---------------------------------------------------------------------------------------------------------------
-
-
-def test_parts_serve_the_rows_of_the_table():
-    made = data()
-    part = torch.arange(600) * 7 % 3
-    src, dst = made.graph.edges()
-    book = ga.graph.PartitionBook.of(part, src, dst, 3)
-    store = PartitionStore(book, [made.x[book.inner(p)] for p in range(3)], home=1)
-    ids = torch.tensor([5, 599, 0, 5, 17])
-    plan = store.plan(ids)
-    assert torch.equal(store.rows(plan), TableStore(made.x).rows(TableStore(made.x).plan(ids)))
-    assert plan.remote == int((part[ids] != 1).sum()) == store.fetched
-    with pytest.raises(ValueError, match="tables must be 3, one a part, got 1"):
-        PartitionStore(book, [made.x])
 
 
 # --- distillation ---------------------------------------------------------------------------------------------------------
@@ -257,12 +342,49 @@ def test_a_student_comes_near_its_teacher(tmp_path):
         ("sage", ["data.task=link", "sampler.neighbors=[-1, -1]"], "hides its own edges"),
         ("sage", ["train.epoch=3"], "did you mean train.epochs"),
         ("rgcn", ["model.bases=5"], r"at most the number of relations \(1\), got 5"),
-        ("sage", ["sampler.strategy=weighted"], "weight"),
+        ("sage", ["sampler.strategy=weighted"], "sampler.strategy: must be 'uniform', edges of .* have no weights"),
+        (
+            "sage",
+            ["sampler.strategy=weighted", "data.task=link"],
+            "'uniform', edges of data.task 'link' have no weights",
+        ),
+        ("sage", ["sampler.keep=2", "sampler.keep_by=weight"], "sampler.keep_by: must be 'similarity' or 'random'"),
+        ("sage", ["model.name=rgcn"], "model.name: must be sage, the model asked for, got rgcn"),
     ],
 )
 def test_wrong_settings_are_named(model, settings, said):
     with pytest.raises(ValueError, match=said):
         made_step(task(model, *settings))
+
+
+def without_features():
+    return dataclasses.replace(data(), x=None)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "said"),
+    [
+        ("mlp", [], "model.features: .* has no features; take 'degree'"),
+        ("sage", ["model.features=given"], "model.features: .* has no features; take 'learned' or 'degree'"),
+        ("sage", ["sampler.keep=2"], "sampler.keep_by: must be 'weight' or 'random', .* has no features"),
+    ],
+)
+def test_what_needs_features_says_so(model, settings, said):
+    with pytest.raises(ValueError, match=said):
+        graph_task(load_gnn_config(model, None, None, [*RUN, *settings]), without_features())
+
+
+@pytest.mark.parametrize("model", ["sage", "graph-transformer"])
+def test_no_features_are_learned(model):
+    made = graph_task(load_gnn_config(model, None, None, RUN), without_features())
+    none = graph_task(made.config, dataclasses.replace(data(), x=torch.empty(600, 0)))
+    assert made.model.embedding is not None and none.model.embedding is not None and none.x is None
+
+
+def test_a_preset_of_classes_is_not_for_links():
+    node, link = (load_gnn_config("sage", "cora", None, more) for more in ([], ["data.task=link"]))
+    assert node.whole_graph and node.data.features == "row_normalized"
+    assert link == load_gnn_config("sage", None, None, ["data.task=link"]) and not link.whole_graph
 
 
 def test_an_unknown_model_is_named():

@@ -1,0 +1,87 @@
+"""Where feature rows lie: one table, or the tables of parts."""
+
+import pytest
+import torch
+
+import gnnaccel as ga
+from gnnaccel.train.gnn.store import PartitionStore, TableStore
+
+N, F, PARTS = 50, 6, 3
+IDS = torch.tensor([5, 49, 0, 5, 17, 23], dtype=torch.int32)
+
+
+def table():
+    return torch.randn(N, F, generator=torch.Generator().manual_seed(0))
+
+
+def book():
+    part = torch.arange(N) * 7 % PARTS
+    src, dst = torch.arange(N), (torch.arange(N) + 1) % N
+    return ga.graph.PartitionBook.of(part, src, dst, PARTS)
+
+
+def fetched(store, ids):
+    return store.rows(store.plan(ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_rows_of_a_table(dtype):
+    x = table().to(dtype)
+    store = TableStore(x)
+    got = fetched(store, IDS)
+    assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.equal(got, x[IDS.long()].to(got.dtype))
+    assert (store.num_rows, store.width) == (N, F)
+    assert store.plan(IDS).counts == (len(IDS),) and store.plan(IDS).remote == 0
+
+
+def test_rows_of_an_int8_table():
+    x, scale = ga.quantize_rows(table())
+    assert torch.equal(fetched(TableStore(x, scale), IDS), (x.float() * scale[:, None])[IDS.long()])
+
+
+def test_rows_in_place_are_those_that_are_fetched():
+    x, scale = ga.quantize_rows(table())
+    store = TableStore(x, scale)
+    rows = store.in_place(IDS)
+    assert rows.table is x and not rows.direct and store.in_place(IDS, True).direct
+    assert torch.equal(rows.gather(), fetched(store, IDS))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("home", range(PARTS))
+def test_parts_serve_the_rows_of_the_table(home, int8):
+    b, x, scale = book(), table(), None
+    if int8:
+        x, scale = ga.quantize_rows(x)
+    tables = [x[b.inner(p)] for p in range(PARTS)]
+    scales = None if scale is None else [scale[b.inner(p)] for p in range(PARTS)]
+    store = PartitionStore(b, tables, home, scales)
+    assert torch.equal(fetched(store, IDS), fetched(TableStore(x, scale), IDS))
+    remote = int((b.part[IDS.long()] != home).sum())
+    assert store.fetched == remote > 0
+    plan = store.plan(IDS)
+    assert plan.remote == remote and sum(plan.counts) == len(IDS)
+    store.rows(plan)
+    assert store.fetched == 2 * remote
+
+
+def test_no_rows():
+    b, x = book(), table()
+    assert fetched(TableStore(x), IDS[:0]).shape == (0, F)
+    assert fetched(PartitionStore(b, [x[b.inner(p)] for p in range(PARTS)]), IDS[:0]).shape == (0, F)
+
+
+def test_errors():
+    b, x = book(), table()
+    with pytest.raises(ValueError, match="tables must be 3, one a part, got 1"):
+        PartitionStore(b, [x])
+    with pytest.raises(ValueError, match=f"the table of part 1 must have {len(b.inner(1))} rows, got 50"):
+        PartitionStore(b, [x[b.inner(0)], x, x[b.inner(2)]])
+    tables = [x[b.inner(p)] for p in range(PARTS)]
+    with pytest.raises(ValueError, match="home must be a part, 0 to 2, got 3"):
+        PartitionStore(b, tables, home=3)
+    with pytest.raises(ValueError, match="scales must be 3, one a part, got 1"):
+        PartitionStore(b, tables, scales=[torch.ones(3)])
+    with pytest.raises(ValueError, match=r"tables must be of one width, got \[6, 6, 2\]"):
+        PartitionStore(b, [*tables[:2], tables[2][:, :2]])
