@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from gnnaccel.cli._common import out, pick_device, say
 
@@ -62,6 +63,8 @@ def train_graph(
 def preset_data(data: str) -> str:
     """The section of a preset that a data set would have: its name, whatever folder it is in."""
     path = Path(data)
+    if path.exists():
+        path = Path(os.path.abspath(path))
     if path.is_file():
         path = path.parent if path.stem == "data" else path.with_suffix("")
     return path.name.partition(":")[0]
@@ -83,6 +86,8 @@ def describe(task: Any) -> None:
     features = f"{d.x.shape[1]} features" if d.x is not None else "no features"
     parts = f"{s.train.stop:,} / {s.val.stop:,} / {s.test.stop:,} {task.unit} to train / validate / test"
     say(f"{d.name}: {g.num_nodes:,} nodes, {d.graph.num_edges:,} edges, {features}, {d.num_classes} classes; {parts}")
+    if not s.val.stop:
+        say(f"note: there are no {task.unit} to validate on: all epochs are trained, and the last one is kept")
 
 
 def metrics_table(results: dict[str, Any], title: str, part: str = "test") -> Table:
@@ -143,12 +148,22 @@ def load_run(run: Path, data: str | None, device: str, overrides: Sequence[str] 
         values = config.model_dump()
         lay_over(values, overrides)
         changed = validate_gnn(values)
-        if changed.model != config.model or changed.sampler.keep != config.sampler.keep:
-            raise ValueError("--set: the model is what was trained; data.dtype, sampler and eval settings may change")
+        if _trained(changed) != _trained(config):
+            raise ValueError(
+                "--set: the model, its graph and its split are what was trained; data.dtype, eval and sampler settings (but "
+                "not sampler.keep) may change"
+            )
         other = graph_task(changed, load_data(name, changed), task.device)
         other.model = task.model
         task = other
     return task, state
+
+
+def _trained(config: Any) -> dict[str, Any]:
+    """The settings that the weights, the graph and the split of a run depend on."""
+    sampler = {"keep", "keep_by"} if config.sampler.keep is not None else {"keep"}
+    data = set(type(config.data).model_fields) - {"dtype"}
+    return config.model_dump(include={"model": True, "train": True, "sampler": sampler, "data": data})
 
 
 def is_graph_run(state: dict[str, Any]) -> bool:
@@ -267,17 +282,21 @@ def distill(
     from gnnaccel.cli.link import bar, fit, prepare, reference, set_threads
     from gnnaccel.train.checkpoint import write_text
     from gnnaccel.train.gnn import load_gnn_config
-    from gnnaccel.train.gnn.distill import distill_task
+    from gnnaccel.train.gnn.distill import check_teacher, distill_task
     from gnnaccel.train.trainer import Trainer, plain
 
     set_threads(threads)
     sizes = _sizes(batches)
     teacher, state = load_run(run, data, device)
+    check_teacher(teacher)
+    sizes = sorted({min(n, teacher.data.num_nodes) for n in sizes})
     d = teacher.config.data
     kept = [f"data.{k}={getattr(d, k)}" for k in ("features", "nan_features", "dtype")]
     name = preset_data(state["data"]["name"])
     student_config = load_gnn_config("mlp", f"distill-{name}", None, [*kept, *(settings or [])])
-    folder = to or run.with_name(f"{(run if run.is_dir() else run.parent).name}-mlp")
+    taught = run if run.is_dir() else run.parent
+    taught = taught if taught.name else taught.absolute()  # the folder `.`
+    folder = to or taught.with_name(f"{taught.name}-mlp")
     prepare(folder, resume, overwrite)
     with bar("asking the teacher", 0, quiet, "nodes") as shown:
         task = distill_task(student_config, teacher, shown)
@@ -289,7 +308,9 @@ def distill(
     rows = [
         _compare(model, kind, sizes, n) for model, kind, n in ((teacher, "teacher", neighbors), (task, "student", None))
     ]
-    table = Table("model", "test accuracy", title=f"distilled: {run.name}", title_justify="left")
+    table = Table(
+        Column("model", no_wrap=True), "test accuracy", title=f"distilled: {taught.name}", title_justify="left"
+    )
     for size in sizes:
         table.add_column(f"{size} node{'s' if size > 1 else ''}, ms", justify="right")
     for row in rows:

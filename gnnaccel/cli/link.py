@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -94,8 +95,12 @@ def train(
         from gnnaccel.cli.gnn import train_graph
 
         assert model is not None
+        if strict:
+            raise ValueError(f"--strict: is of streams, {model} is of static graphs")
         how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "device": device, "threads": threads}
         return train_graph(model, data, config, settings or [], to, quiet=quiet, stages=stages, **how)
+    if stages:
+        raise ValueError(f"--stages: is of static graphs ({', '.join(GRAPH_MODELS)}), not of streams")
     settings_used = load_config(model, config, settings or [])
     model = model or settings_used.model.name
     set_threads(threads)
@@ -335,7 +340,8 @@ def _describe(events) -> str:
 def title_of(data: str) -> str:
     """What to call data in tables: a name as it was given, a file or folder without its place and endings."""
     path = Path(data)
-    return path.name.partition(".")[0] if path.is_absolute() or path.exists() else data
+    known = path.is_absolute() or path.exists()
+    return os.path.basename(os.path.abspath(path)).partition(".")[0] if known else data
 
 
 def reference(data: str) -> str:

@@ -88,6 +88,61 @@ def test_links(tmp_path):
     assert got["negatives"] == 5 and 0 < got["test_mrr"] <= 1
     result = run("predict", folder, ok=False)
     assert "tells links, not classes" in str(result.exception)
+    result = run("distill", folder, ok=False)
+    assert "must tell classes of nodes" in str(result.exception)
+    assert [p.name for p in tmp_path.iterdir()] == ["links"]  # nothing begun
+
+
+def test_links_of_data_with_a_preset_of_whole_graphs(tmp_path):
+    folder = write(tmp_path / "cora", **arrays())
+    run("train", "sage", "--data", folder, "--out", tmp_path / "run", "-q", *SMALL, "--set", "data.task=link")
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["task"] == "link"
+
+
+def test_data_in_this_folder(tmp_path, monkeypatch):
+    folder = write(tmp_path / "mine", **arrays(val_mask=np.zeros(60, bool)))
+    monkeypatch.chdir(folder)
+    result = run("train", "sage", "--data", ".", "-q", *SMALL)
+    assert "mine: 60 nodes" in result.output and "no nodes to validate on" in result.output
+    monkeypatch.chdir(folder / "runs" / "sage-mine-0")
+    run("distill", ".", "-q", "--set", "train.epochs=1", "--latency-batches", "1,1000")
+    found = json.loads((folder / "runs" / "sage-mine-0-mlp" / "distill.json").read_text())
+    assert set(found["teacher"]["seconds"]) == {"1", "60"}  # there are no more nodes
+
+
+def write_csv(folder):
+    folder.mkdir()
+    nodes = [f"n{i},{'ab'[i % 2]},{('train', 'val', 'test')[i % 3]},{i * 0.1},word" for i in range(60)]
+    edges = [f"n{i % 60},n{(i * 7 + 1) % 60},{i % 4 + 0.5}" for i in range(200)]
+    (folder / "nodes.csv").write_text("\n".join(["id,label,split,f1,f2", *nodes]))
+    (folder / "edges.csv").write_text("\n".join(["src,dst,weight", *edges]))
+    return folder
+
+
+@pytest.mark.parametrize("inference", ["layerwise", "sampled"])
+def test_names_and_weights_of_csv(inference, tmp_path):
+    folder, table, query = tmp_path / "run", tmp_path / "classes.csv", tmp_path / "nodes.csv"
+    weighted = ["--set", "sampler.strategy=weighted", "--set", f"eval.inference={inference}"]
+    result = run("train", "sage", "--data", write_csv(tmp_path / "csv"), "--out", folder, "-q", *SMALL, *weighted)
+    assert "so no features: f2" in result.output
+    for text, names in (("node\nn5\nn2\n", ["n5", "n2"]), ("node\n", [])):
+        query.write_text(text)
+        run("predict", folder, "-i", query, "--out", table, "-q")
+        rows = [line.replace('"', "").split(",") for line in table.read_text().splitlines()[1:]]
+        assert [row[0] for row in rows] == names and all(row[1] in "ab" for row in rows)
+    query.write_text("node\nn5\nn999\n")
+    result = run("predict", folder, "-i", query, ok=False)
+    assert "row 2: no node n999 in the data" in str(result.exception)
+
+
+@pytest.mark.parametrize("how", ["similarity", "weight", "random"])
+def test_a_thinned_graph(how, tmp_path):
+    folder, weight = tmp_path / "run", np.arange(200, dtype=np.float32)
+    thin = ["--set", "sampler.keep=2", "--set", f"sampler.keep_by={how}"]
+    given = write(tmp_path / "data", **arrays(edge_weight=weight))
+    run("train", "sage", "--data", given, "--out", folder, "-q", *SMALL, *thin)
+    found = json.loads((folder / "results.json").read_text())
+    assert json.loads(run("eval", folder, "--json", "-q").stdout)["test_accuracy"] == found["test_accuracy"]
 
 
 def test_settings_are_listed_and_models_have_help():
@@ -128,6 +183,11 @@ def nan_row():
         ({"val_mask": np.arange(60) % 3 == 0}, "train_mask and val_mask|both"),
         ({"edge_index": np.array([[0, 99], [1, -2]])}, "-2|>= 0"),
         ({"train_mask": np.zeros(60, bool)}, "train"),
+        ({"y": np.array(["a"] * 60)}, "not numbers"),
+        ({"y": np.arange(60) * 1000}, "number the 60 classes"),
+        ({"edge_type": np.full(200, -1)}, "relation must be in"),
+        ({"edge_weight": np.full(200, np.nan)}, "weight must be finite"),
+        ({"y": np.zeros(60, int)}, "at least two classes"),
     ],
 )
 def test_bad_data_is_said_in_one_line(changes, said, tmp_path):
@@ -153,6 +213,8 @@ def test_labels_that_are_missing_and_lonely_nodes_are_no_error(tmp_path):
         (["train", "sage", "--data", DATA, "--set", "sampler.neighbors=[0,5]"], "sampler.neighbors"),
         (["train", "sage", "--data", DATA, "--set", "model.hiden=3"], "did you mean model.hidden"),
         (["distill", "/nowhere/run"], "no checkpoint"),
+        (["train", "sage", "--data", DATA, "--strict"], "--strict: is of streams"),
+        (["train", "tgn", "--data", "synthetic", "--stages"], "--stages: is of static graphs"),
     ],
 )
 def test_wrong_arguments_are_named(args, said, tmp_path):
@@ -160,10 +222,13 @@ def test_wrong_arguments_are_named(args, said, tmp_path):
     assert result.exit_code != 0 and said in str(result.exception) + result.output
 
 
-def test_a_changed_model_is_refused(trained):
+@pytest.mark.parametrize(
+    "setting", ["model.hidden=32", "train.seed=1", "data.task=link", "data.features=row_normalized", "sampler.keep=2"]
+)
+def test_a_changed_model_graph_or_split_is_refused(setting, trained):
     folder, _ = trained
-    result = run("eval", folder, "--set", "model.hidden=32", ok=False)
-    assert "the model is what was trained" in str(result.exception)
+    result = run("eval", folder, "--set", setting, ok=False)
+    assert "are what was trained" in str(result.exception)
 
 
 def test_other_data_is_refused(trained):
