@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from gnnaccel.graph.partition import PartitionBook
+from gnnaccel.graph.partition import NodeBook
 from gnnaccel.nn.conv import TableRows
 
 
@@ -69,15 +69,13 @@ class PartitionStore:
     """Rows of a partition's parts, each with its own table. What crosses parts is counted, as a network would see it.
 
     Args:
-        book: Who owns which node.
+        book: Who owns which node: `GraphParts.book`, or a `PartitionBook`.
         tables: Of each part the rows of its own nodes, in their local order.
         home: The part that asks.
         scales: Of int8 tables.
     """
 
-    def __init__(
-        self, book: PartitionBook, tables: list[Tensor], home: int = 0, scales: list[Tensor] | None = None
-    ) -> None:
+    def __init__(self, book: NodeBook, tables: list[Tensor], home: int = 0, scales: list[Tensor] | None = None) -> None:
         if len(tables) != book.num_parts:
             raise ValueError(f"PartitionStore: tables must be {book.num_parts}, one a part, got {len(tables)}")
         for p, table in enumerate(tables):

@@ -4,6 +4,10 @@ import pytest
 import torch
 
 import gnnaccel as ga
+from gnnaccel.data.nodes import load_nodes
+from gnnaccel.graph.node_partition import hash_partition
+from gnnaccel.graph.partition_files import write_parts
+from gnnaccel.train.gnn import graph_task, load_gnn_config, make_stages
 from gnnaccel.train.gnn.store import PartitionStore, TableStore
 
 N, F, PARTS = 50, 6, 3
@@ -64,6 +68,26 @@ def test_parts_serve_the_rows_of_the_table(home, int8):
     assert plan.remote == remote and sum(plan.counts) == len(IDS)
     store.rows(plan)
     assert store.fetched == 2 * remote
+
+
+def test_a_batch_from_the_files_of_a_partition(tmp_path):
+    data = load_nodes("synthetic-nodes:nodes=300,classes=3,degree=6,features=8")
+    config = load_gnn_config("sage", None, None, ["train.batch_size=40", "train.fetch=rows", "model.hidden=8"])
+    made = graph_task(config, data)
+    parts = write_parts(tmp_path, data.graph, hash_partition(300, PARTS), PARTS, x=data.x)
+    store = PartitionStore(parts.book, [parts.part(p).x for p in range(PARTS)], home=2)
+    options = {"epoch": 0, "fused": False, "device": torch.device("cpu")}
+    stages = make_stages(config, made.graph, store, lambda index, items: made.seeds(items, 0, index), **options)
+    steps = []
+    for run in (made.stages(0), stages):
+        item = (0, slice(0, 40))
+        for stage in run:
+            item = stage.run(item)
+        steps.append(item)
+    one, parted = steps
+    assert torch.equal(one.hops.nodes, parted.hops.nodes) and torch.equal(one.x, parted.x)
+    assert 0 < store.fetched < len(one.hops.nodes)
+    assert torch.equal(made.loss(one)[0], made.loss(parted)[0])
 
 
 def test_no_rows():
