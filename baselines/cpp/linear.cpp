@@ -72,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor> linear_backward_cpu(const Tensor& grad_in, co
     }
     if (grad_bias) {
       db = empty({N}, dtype);
-      constexpr int64_t kColumns = 16;
+      constexpr int64_t kColumns = kBiasColumns;
       parallel_chunks(N, kColumns, [&](int64_t c0, int64_t c1) {
         double total[kColumns] = {};
         for (int64_t begin = 0; begin < U; begin += kLinearTile) {

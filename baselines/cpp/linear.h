@@ -60,11 +60,13 @@ void linear_weight_task(int64_t task, LinearBlock<A>& block, int64_t depth, int6
                  {nullptr, 0, true, fresh});
 }
 
+constexpr int64_t kBiasColumns = 64;  // of a task: some whole cache lines of a row
+
 // sum[j] += row[j] for n columns
 template <class S, class A>
 void add_row(const S* row, int64_t n, A* __restrict sum) {
-  if (n == 16)
-    for (int64_t j = 0; j < 16; ++j) sum[j] += static_cast<A>(row[j]);
+  if (n == kBiasColumns)
+    for (int64_t j = 0; j < kBiasColumns; ++j) sum[j] += static_cast<A>(row[j]);
   else
     for (int64_t j = 0; j < n; ++j) sum[j] += static_cast<A>(row[j]);
 }
