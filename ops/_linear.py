@@ -121,5 +121,7 @@ def row_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) 
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and tensor.dtype != x.dtype:
             raise TypeError(f"row_invariant_linear: {name} must have the dtype of x ({x.dtype}), got {tensor.dtype}")
+    if x.dim() == 2:  # no views, which an in-place op on the result would have to copy
+        return torch.ops.gnnaccel.linear(x, weight, bias)
     rows = x.reshape(-1, K) if K else x.new_empty((x.shape[:-1].numel(), 0))
     return torch.ops.gnnaccel.linear(rows, weight, bias).reshape(*x.shape[:-1], weight.shape[0])

@@ -31,7 +31,8 @@ class GNN(nn.Module):
     """Convolutions with a ReLU (or ELU) and dropout between them; the last one's result is the output.
 
     Args:
-        convs: One a layer, each with `forward(x, block, *, dst, projected, seed)`, `projects`, `project(x)` and `dim_out`.
+        convs: One a layer, each with `forward(x, block, *, dst, projected, seed)`, `projects`, `project(x)` and `dim_out`; and
+            with `fuses_relu`, whether `forward` takes `relu` too.
         dropout: Of the rows between layers, in training.
         dropout_in: Of the input rows, in training.
         activation: "relu" or "elu".
@@ -67,6 +68,12 @@ class GNN(nn.Module):
     def num_layers(self) -> int:
         return len(self.convs)
 
+    def _fused(self, layer: int) -> dict[str, bool]:
+        """The argument that makes a layer's convolution end in the ReLU, where it can."""
+        last = layer == self.num_layers - 1
+        conv: Any = self.convs[layer]
+        return {"relu": True} if conv.fuses_relu and not last and self.activation == "relu" and not self.norms else {}
+
     def _after(self, layer: int, h: Tensor, seed: int) -> Tensor:
         """What follows the convolution of a layer."""
         if layer == self.num_layers - 1:
@@ -75,7 +82,10 @@ class GNN(nn.Module):
         if self.norms is not None:
             norm: Any = self.norms[layer]
             return relu_norm(h, norm.weight, norm.bias, dropout=rate, seed=seed + layer)
-        h = h.relu() if self.activation == "relu" else nn.functional.elu(h)
+        if self.activation == "elu":
+            h = nn.functional.elu(h)
+        elif not self._fused(layer):
+            h = h.relu()
         return dropout(h, rate, seed + layer)
 
     def forward(self, x: Source, blocks: Sequence[Neighbors | None], seed: int = 0) -> Tensor:
@@ -95,7 +105,7 @@ class GNN(nn.Module):
         if self.training and self.dropout_in:
             x = dropout(x.gather() if isinstance(x, TableRows) else x, self.dropout_in, seed + 63)
         for layer, (conv, block) in enumerate(zip(self.convs, blocks, strict=True)):
-            x = self._after(layer, conv(x, block, seed=seed + 32 + layer), seed)
+            x = self._after(layer, conv(x, block, seed=seed + 32 + layer, **self._fused(layer)), seed)
         assert isinstance(x, Tensor)
         return x
 
@@ -148,7 +158,7 @@ class GNN(nn.Module):
         projected = torch.cat([conv.project(part(a, b)) for a, b in chunks]) if conv.projects and chunks else None
         out = torch.empty(0, conv.dim_out)
         for a, b in chunks:
-            h = conv(x, graph_rows(graph, a, b), dst=part(a, b), projected=projected)
+            h = conv(x, graph_rows(graph, a, b), dst=part(a, b), projected=projected, **self._fused(layer))
             if a == 0:
                 out = h.new_empty(graph.num_nodes, h.shape[1])
             out[a:b] = self._after(layer, h, 0)
@@ -240,7 +250,7 @@ class RGCN(GNN):
 class _Own(Linear):
     """A "convolution" of each node's own row."""
 
-    projects = False
+    projects = fuses_relu = False
 
     def __init__(self, dim_in: int, dim_out: int) -> None:
         super().__init__(dim_in, dim_out)

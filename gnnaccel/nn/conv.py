@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gnnaccel.graph.whole import GraphRows, with_self
 from gnnaccel.nn.linear import Linear
 from gnnaccel.ops import edge_softmax_aggregate, gather_aggregate, gather_rows
+from gnnaccel.ops._dual_linear import dual_linear
 from gnnaccel.ops._linear import row_invariant_linear
 
 
@@ -72,12 +73,31 @@ def _indptr(block: Any) -> Tensor | None:
     return getattr(block, "indptr", None)
 
 
-def _destinations(x: Source, block: Any) -> Tensor:
-    """Rows of the destinations among those of the sources."""
+class _WithPart(torch.autograd.Function):
+    """`x`, and rows of it, whose gradient is added where it belongs: slicing makes a matrix of zeros and adds the whole."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        ctx.part = slice(start, stop)
+        return x.view_as(x), x[start:stop]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_part: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        total = grad if grad.is_contiguous() else grad.contiguous()
+        total[ctx.part] += grad_part  # nobody else holds the gradient of a view that one op reads
+        return total, None, None
+
+
+def _split(x: Source, block: Any) -> tuple[Source, Tensor]:
+    """`x`, and the rows of the destinations among it."""
     indptr = _indptr(block)
     start = block.start if indptr is not None else 0
-    part = slice(start, start + (len(block.row) if indptr is None else len(indptr) - 1))
-    return x.gather(part) if isinstance(x, TableRows) else x[part]
+    stop = start + (len(block.row) if indptr is None else len(indptr) - 1)
+    if isinstance(x, TableRows):
+        return x, x.gather(slice(start, stop))
+    if x.requires_grad and torch.is_grad_enabled():
+        return _WithPart.apply(x, start, stop)  # type: ignore[return-value]
+    return x, x[start:stop]
 
 
 def _aggregate(x: Source, block: Any, reduce: str, weight: Tensor | None = None) -> Tensor:
@@ -108,6 +128,8 @@ class SAGEConv(nn.Module):
     Determinism: bitwise reproducible on CPU for any number of threads.
     """
 
+    fuses_relu = True
+
     def __init__(self, dim_in: int, dim_out: int, *, reduce: str = "mean", bias: bool = True) -> None:
         super().__init__()
         if reduce not in ("mean", "sum", "max"):
@@ -136,7 +158,14 @@ class SAGEConv(nn.Module):
         return first < later
 
     def forward(
-        self, x: Source, block: Neighbors, *, dst: Tensor | None = None, projected: Tensor | None = None, seed: int = 0
+        self,
+        x: Source,
+        block: Neighbors,
+        *,
+        dst: Tensor | None = None,
+        projected: Tensor | None = None,
+        seed: int = 0,
+        relu: bool = False,
     ) -> Tensor:
         """`[R, dim_out]`.
 
@@ -146,15 +175,22 @@ class SAGEConv(nn.Module):
             dst: Rows of the destinations, `[R, dim_in]`; by default they are found among `x`.
             projected: `project` of all sources, if that was done before.
             seed: Unused.
+            relu: Whether negative results become 0.
         """
-        if projected is None and self._project_first(x, block):
-            x = x.gather() if isinstance(x, TableRows) else x
-            projected = self.project(x)
+        first = projected is None and self._project_first(x, block)
+        if first and isinstance(x, TableRows):
+            x = x.gather()
         if dst is None:
-            dst = _destinations(x, block)
+            x, dst = _split(x, block)
+        if first:
+            assert isinstance(x, Tensor)
+            projected = self.project(x)
         if projected is not None:
-            return self.self(dst) + _aggregate(projected, block, self.reduce)
-        return self.self(dst) + self.neighbor(_aggregate(x, block, self.reduce))
+            # in place: the product does not keep its result for the backward pass
+            out = self.self(dst).add_(_aggregate(projected, block, self.reduce))
+            return out.relu_() if relu else out
+        near = _aggregate(x, block, self.reduce)
+        return dual_linear(dst, self.self.weight, self.self.bias, near, self.neighbor.weight, relu)
 
 
 class GATConv(nn.Module):
@@ -175,6 +211,7 @@ class GATConv(nn.Module):
     """
 
     projects = True
+    fuses_relu = False
 
     def __init__(
         self,
@@ -237,8 +274,10 @@ class GATConv(nn.Module):
         if projected is None:
             assert x is not None
             projected = self.project(x.gather() if isinstance(x, TableRows) else x)
+        both, own = _split(projected, block)
+        assert isinstance(both, Tensor)
+        projected = both
         h = projected.view(len(projected), self.heads, self.width)
-        own = _destinations(projected, block)
         row, count, indptr = self._with_self(block)
         out = edge_softmax_aggregate(
             h,
@@ -272,6 +311,7 @@ class RGCNConv(nn.Module):
     """
 
     projects = False
+    fuses_relu = True
 
     def __init__(
         self, dim_in: int, dim_out: int, num_relations: int, *, num_bases: int | None = None, bias: bool = True
@@ -313,10 +353,17 @@ class RGCNConv(nn.Module):
         return gather_rows(self.mix, kind) * share.unsqueeze(-1)
 
     def forward(
-        self, x: Source, block: Neighbors, *, dst: Tensor | None = None, projected: None = None, seed: int = 0
+        self,
+        x: Source,
+        block: Neighbors,
+        *,
+        dst: Tensor | None = None,
+        projected: None = None,
+        seed: int = 0,
+        relu: bool = False,
     ) -> Tensor:
         """`[R, dim_out]`; arguments as of `SAGEConv`. Without relations in `block` all edges have relation 0."""
         if dst is None:
-            dst = _destinations(x, block)
+            x, dst = _split(x, block)
         z = _aggregate(x, block, "sum", self._weights(block))
-        return self.self(dst) + self.bases(z.flatten(1))
+        return dual_linear(dst, self.self.weight, self.self.bias, z.flatten(1), self.bases.weight, relu)
