@@ -63,6 +63,10 @@ def fingerprint(kg: KnowledgeGraph) -> str:
     return digest.hexdigest()[:16]
 
 
+# Steps that are drawn at once: a step's arithmetic drives what drawing needs out of the caches, which costs it thrice its time
+_DRAWN = 16
+
+
 class Schedule:
     """Which triples and negatives a step has: a function of its number alone.
 
@@ -99,6 +103,7 @@ class Schedule:
         self.per_epoch = len(self.batches)
         self.sizes = [min(t.batch_size, len(kg.train) - i * t.batch_size) for i in range(self.per_epoch)]
         self.total = t.epochs * self.per_epoch if t.steps is None else t.steps
+        self._drawn: dict[int, Batch] = {}
 
     def sides(self, step: int) -> tuple[str, ...]:
         """What is replaced in a step."""
@@ -108,6 +113,13 @@ class Schedule:
         return ("tail", "head") if sides == "both" else (sides,)
 
     def __call__(self, step: int) -> Batch:
+        drawn = self._drawn
+        if step not in drawn:
+            steps = range(step, max(step + 1, min(step + _DRAWN, self.total)))
+            drawn = self._drawn = {s: self._draw(s) for s in steps}
+        return drawn[step]
+
+    def _draw(self, step: int) -> Batch:
         epoch, index = divmod(step, self.per_epoch)
         at = self.batches.batch(epoch, index)
         h, r, t = self.triples.head[at], self.triples.relation[at], self.triples.tail[at]

@@ -151,6 +151,20 @@ def test_learns_the_synthetic_graph(kg, tmp_path, model):
     assert results["test_mrr"] > 0.4
 
 
+def test_batches_are_drawn_the_same_in_any_order(kg, tmp_path):
+    """Steps are drawn several at a time: which ones, and for which epoch, must not show."""
+    there, back = (trainer(kg, tmp_path / name, "distmult").schedule for name in ("there", "back"))
+    steps = range(2 * there.per_epoch)
+    assert len(steps) > there.per_epoch > 1
+    batches = {step: there(step) for step in steps}
+    for step in reversed(steps):
+        a, b = batches[step], back(step)
+        assert a.step == b.step == step and a.negatives.keys() == b.negatives.keys()
+        assert torch.equal(a.h, b.h) and torch.equal(a.r, b.r) and torch.equal(a.t, b.t)
+        for x, y in zip(a.negatives.values(), b.negatives.values(), strict=True):
+            assert torch.equal(x.ids, y.ids)
+
+
 def test_staleness_is_one_step(kg, tmp_path):
     """Rows of step b + 1 are read before step b is learnt from, and after step b - 1 is."""
     seen = []
