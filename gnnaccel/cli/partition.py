@@ -70,6 +70,8 @@ def partition(
         raise ValueError(f"{to} already holds parts; give --overwrite or another --out")
     name, graph, nodes = _load(data, features, dtype, add_reverse, seed)
     train = None if nodes is None or not bool(nodes.train_mask.any()) else nodes.train_mask
+    if train is None and balance in ("train", "both"):
+        raise ValueError(f"--balance must be nodes or edges, {name} has no nodes to train on, got {balance!r}")
     if method == "metis" and balance is None:
         balance = "edges" if train is None else "both"
     if not quiet:

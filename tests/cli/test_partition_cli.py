@@ -95,6 +95,13 @@ def test_bad_arguments(args, message):
     assert "\n" not in str(error.value)
 
 
+def test_without_nodes_to_train_on_they_are_not_balanced(tmp_path):
+    (tmp_path / "edges.csv").write_text("src,dst\n0,1\n1,2\n")
+    said = "--balance must be nodes or edges, edges has no nodes to train on, got 'train'"
+    with pytest.raises(ValueError, match=said):
+        run("--data", tmp_path / "edges.csv", "-k", 2, "--balance", "train")
+
+
 def test_folder_in_use(tmp_path):
     for extra in ([], ["--overwrite"]):
         assert run("--data", SMALL, "-k", 2, "-m", "hash", "--out", tmp_path, "-q", *extra).exit_code == 0

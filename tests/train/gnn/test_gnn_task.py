@@ -14,7 +14,7 @@ import torch
 import gnnaccel as ga
 from gnnaccel.data.nodes import load_nodes
 from gnnaccel.train.checkpoint import load_checkpoint
-from gnnaccel.train.gnn import STAGES, graph_task, load_gnn_config
+from gnnaccel.train.gnn import STAGES, gnn_presets, graph_task, load_gnn_config
 from gnnaccel.train.gnn.config import MODELS
 from gnnaccel.train.gnn.distill import distill_task, latency
 from gnnaccel.train.gnn.report import StageRecorder, bottleneck, draw_stages, stage_rows
@@ -181,6 +181,22 @@ def test_a_batch_holds_what_it_says():
     assert len(step.blocks[-1].count) == len(step.seeds.nodes)
 
 
+def test_epochs_differ_in_order_and_draws():
+    made = task("sage", "train.fetch=rows", "sampler.neighbors=[2, 2]")
+    orders = [made.order(epoch).clone() for epoch in (0, 1, 0)]
+    assert torch.equal(orders[0], orders[2]) and not torch.equal(orders[0], orders[1])
+    assert all(torch.equal(order.sort().values, torch.arange(made.split.train.stop)) for order in orders)
+
+    def sampled(epoch, index):
+        item = (index, None)
+        for stage in made._stages(lambda index, items: Seeds(torch.arange(50), None), epoch):
+            item = stage.run(item)
+        return item.hops.nodes
+
+    first, *others = (sampled(*at) for at in ((0, 0), (0, 1), (1, 0)))
+    assert torch.equal(first, sampled(0, 0)) and not any(torch.equal(first, nodes) for nodes in others)
+
+
 def test_trimming_keeps_all_neighbours():
     made = task("sage", "sampler.neighbors=[200, 200]")
     hops = ga.sample_hops(made.graph, torch.arange(20), [200, 200])
@@ -287,15 +303,57 @@ def test_without_test_nodes_there_is_no_accuracy(inference, tmp_path):
 # --- links ----------------------------------------------------------------------------------------------------------------
 
 
-def test_links_learn_and_hide_their_own_edges(tmp_path):
-    made = task("sage", "data.task=link", "train.epochs=8", "train.batch_size=256", "train.learning_rate=0.01")
+def edges_of(step, direct):
+    """The edges that a batch sampled, (source, destination) by the graph's ids."""
+    found, nodes = set(), step.hops.nodes.long()
+    for i, block in enumerate(step.hops.layers):
+        real = block.row >= 0
+        src = block.row[real].long()
+        dst = torch.arange(block.num_dst)[:, None].expand_as(block.row)[real]
+        if not (direct and i == 0):
+            src = nodes[src]
+        found |= set(zip(src.tolist(), nodes[dst].tolist(), strict=True))
+    return found
+
+
+@pytest.mark.parametrize("fetch", ["rows", "fused"])
+def test_links_hide_their_own_edges(fetch):
+    made = task("sage", "data.task=link", "sampler.neighbors=[-1, 200]", "model.hidden=64", f"train.fetch={fetch}")
     step = made_step(made)
-    own = set(step.seeds.exclude.tolist())
-    hops = ga.sample_hops(made.graph, step.seeds.nodes, [-1, -1], exclude=step.seeds.exclude, edge_ids=True)
-    seen = {e for layer in hops.layers for e in layer.eid[layer.row >= 0].tolist()}
-    assert own and not own & seen
+    pairs = made.pairs[made.order(0)[:64]].tolist()
+    known = set(zip(*(x.tolist() for x in made.graph.edges()), strict=True))
+    own = {(u, v) for u, v in pairs} | {(v, u) for u, v in pairs}
+    assert own <= known
+    seen = edges_of(step, fetch == "fused")
+    assert seen <= known and not seen & own
+    near = {(u, v) for u, v in known if v in set(step.seeds.nodes.tolist())}
+    assert near - own <= seen  # all the others are there
+
+
+def test_links_learn(tmp_path):
+    made = task("sage", "data.task=link", "train.epochs=8", "train.batch_size=256", "train.learning_rate=0.01")
     results = train(made, tmp_path)
     assert results["test_auc"] > 0.65 and 0 < results["test_mrr"] <= 1
+
+
+def test_links_are_judged_by_the_edges_of_their_part():
+    made = task("sage", "data.task=link")
+    h = made.results(torch.arange(600))
+    first = 0
+    for part, size in zip(("train", "val", "test"), (p.stop for p in made.split), strict=True):
+        items, first = torch.arange(first, first + size), first + size
+        if part == "train":
+            continue
+        draws = made._negatives(items, 5, 0)
+        u, v = made.pairs[items].T
+        with torch.no_grad():
+            positive, negative = made.model.link(h[u], h[v]), made.model.link(h[u][:, None], h[draws])
+        found = made.metrics(part, 5)
+        rank = 1 + (negative > positive[:, None]).sum(1) + 0.5 * (negative == positive[:, None]).sum(1)
+        assert found["mrr"] == pytest.approx(float((1 / rank).mean()), rel=1e-6)
+        above = (positive[:, None] > negative[None, :, 0]).double() + 0.5 * (positive[:, None] == negative[None, :, 0])
+        assert found["auc"] == pytest.approx(float(above.mean()), rel=1e-6)
+        assert found["edges"] == size
 
 
 def test_link_parts_are_apart():
@@ -310,6 +368,24 @@ def test_link_parts_are_apart():
 
 
 # --- distillation ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("soft", "temperature"), [(1.0, 1.0), (0.3, 2.0), (0.0, 1.0)])
+def test_what_a_student_is_taught(soft, temperature):
+    made = task_of("distill", f"distill.soft_weight={soft}", f"distill.temperature={temperature}", "model.dropout=0")
+    teacher = task("sage").results(torch.arange(600)).double()
+    item = (0, slice(0, 64))
+    for stage in made.stages(0):
+        item = stage.run(item)
+    nodes = made.order(0)[:64]
+    assert torch.equal(item.seeds.nodes, nodes)
+    logits = made.forward(item).double()
+    p, q = ((x / temperature).softmax(1) for x in (teacher[nodes], logits))
+    far = (p * (p / q).log()).sum(1).mean() * temperature**2
+    known = made.data.train_mask[nodes]
+    hard = -logits.log_softmax(1)[known, made.data.y[nodes][known]].mean()
+    assert 0 < int(known.sum()) < 64
+    assert made.loss(item)[0].item() == pytest.approx((soft * far + (1 - soft) * hard).item(), rel=1e-4)
 
 
 def test_a_student_comes_near_its_teacher(tmp_path):
@@ -379,6 +455,12 @@ def test_no_features_are_learned(model):
     made = graph_task(load_gnn_config(model, None, None, RUN), without_features())
     none = graph_task(made.config, dataclasses.replace(data(), x=torch.empty(600, 0)))
     assert made.model.embedding is not None and none.model.embedding is not None and none.x is None
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_section_of_a_preset_is_sound(model):
+    for section in ("default", *gnn_presets()[model]):
+        assert load_gnn_config(model, section).model.name == model
 
 
 def test_a_preset_of_classes_is_not_for_links():
