@@ -5,7 +5,8 @@ import torch
 
 import gnnaccel as ga
 from gnnaccel.graph.whole import graph_rows, row_chunks
-from gnnaccel.models import GAT, MLP, RGCN, GraphSAGE
+from gnnaccel.models import GAT, MLP, RGCN, GraphSAGE, gnn
+from gnnaccel.nn import conv
 from gnnaccel.nn.conv import TableRows
 
 MODELS = {
@@ -86,6 +87,35 @@ def test_dropout_is_of_the_seed(graph):
     assert torch.equal(a, b) and not torch.equal(a, c)
     model.eval()
     assert torch.equal(model(x, blocks, 1), model(x, blocks, 2))
+
+
+@pytest.mark.parametrize("name", ["sage", "sage-norm", "gat"])
+def test_no_two_dropouts_share_a_seed(name, graph, monkeypatch):
+    seeds = []
+
+    def spy(module, function):
+        real = getattr(module, function)
+
+        def call(*args, **options):
+            if function == "dropout":
+                seeds.append(args[2])
+            else:
+                seeds.append(options["seed"])
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, function, call)
+
+    spy(gnn, "dropout")
+    spy(gnn, "relu_norm")
+    if name == "gat":
+        spy(conv, "edge_softmax_aggregate")
+        model = GAT(6, 8, 3, 4, heads=2, attention_dropout=0.5, dropout_in=0.5)
+    else:
+        model = GraphSAGE(6, 8, 3, 4, norm="layer" if name == "sage-norm" else "none", dropout_in=0.5)
+    for step in (0, 1, 1 << 24):
+        model(rows().float(), [graph_rows(graph)] * 4, step)
+    each = 1 + 3 + 4 * (name == "gat")  # of the input, after each layer but the last, of attention
+    assert len(seeds) == 3 * each == len(set(seeds)) and all(0 <= seed < 2**63 for seed in seeds)
 
 
 @pytest.mark.parametrize(
