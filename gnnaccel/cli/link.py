@@ -356,7 +356,8 @@ def prepare(folder: Path, resume: bool, overwrite: bool) -> None:
     if resume and not (folder / "checkpoint.pt").exists():
         raise ValueError(f"--resume: no checkpoint.pt in {folder}; leave --resume out to start a run")
     if used and overwrite:
-        for name in ("checkpoint.pt", "best.pt", "metrics.jsonl", "results.json", "config.yaml"):
+        weights, reports = ("checkpoint.pt", "best.pt"), ("results.json", "distill.json", "stages.json", "stages.png")
+        for name in (*weights, "metrics.jsonl", *reports, "config.yaml"):
             (folder / name).unlink(missing_ok=True)
     elif used and not resume:
         raise ValueError(f"{folder} already holds a run; give --resume, --overwrite or another --out")

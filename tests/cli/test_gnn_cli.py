@@ -46,6 +46,12 @@ def test_a_finished_run_goes_on(trained, tmp_path):
     assert again.exit_code != 0 and "already holds a run" in str(again.exception)
 
 
+def test_overwriting_leaves_nothing_of_the_old_run(tmp_path):
+    for more in (["--stages"], ["--overwrite"]):
+        run("train", "mlp", "--data", DATA, "--out", tmp_path, "-q", *SMALL, *more)
+        assert (tmp_path / "stages.json").exists() == (more == ["--stages"])
+
+
 def test_eval_and_smaller_features(trained):
     folder, _ = trained
     found = json.loads((folder / "results.json").read_text())
