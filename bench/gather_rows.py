@@ -47,6 +47,8 @@ register(
             "half_19k_of_1m": {"N": 1_000_000, "F": 100, "n": 19_800, "dtype": "float16"},
             "int8_19k_of_1m": {"N": 1_000_000, "F": 100, "n": 19_800, "dtype": "int8"},
             "200k_of_1m": {"N": 1_000_000, "F": 100, "n": 200_000, "dtype": "float32"},
+            # index_select is a loop of row copies: the rate of random rows that others are judged by
+            "400k_of_2m": {"N": 2_000_000, "F": 128, "n": 400_000, "dtype": "float32"},
         },
         tiny={"N": 50, "F": 20, "n": 30, "dtype": "float32"},
         make=make,
