@@ -72,6 +72,11 @@ def moduli_by_roots(x: Tensor) -> Tensor:
     return (re * re + im * im).sqrt().sum(-1)
 
 
+def moduli_by_norm(x: Tensor) -> Tensor:
+    """As RotatE's authors have them."""
+    return torch.stack(x.chunk(2, -1)).norm(dim=0).sum(-1)
+
+
 def length(x: Tensor, p: int) -> Tensor:
     return x.abs().sum(-1) if p == 1 else x.square().sum(-1).sqrt()
 
@@ -92,7 +97,8 @@ def compare(model: str, form: str, q: Tensor, other: Tensor, gamma: float) -> Te
         return gamma - expansion(q, other)
     x = q.unsqueeze(-2) - (other if other.dim() > q.dim() else other.unsqueeze(-3))
     if model == "rotate":
-        return gamma - (moduli_by_roots(x) if form == "broadcast, roots" else moduli(x))
+        made = {"broadcast, roots": moduli_by_roots, "broadcast, norm": moduli_by_norm}
+        return gamma - made.get(form, moduli)(x)
     return gamma - length(x, 2 if model == "transe_l2" else 1)
 
 
@@ -108,8 +114,8 @@ def forms(model: str, compiled: bool = False) -> tuple[str, ...]:
 
 
 def usual_forms(model: str) -> tuple[str, ...]:
-    """How the comparison is written first: distances by `cdist`, moduli by a root of squares."""
-    return {"transe_l2": ("cdist",), "rotate": ("broadcast, roots",)}.get(model, forms(model))
+    """How the comparison is written first: distances by `cdist`, moduli by `norm`."""
+    return {"transe_l2": ("cdist",), "rotate": ("broadcast, norm",)}.get(model, forms(model))
 
 
 def compute_loss(
