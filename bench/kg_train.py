@@ -8,7 +8,8 @@ triples in chunks of 256 that share 256 negatives, heads and tails in turn, DGL-
 the same steps from the same tables, and loss and tables must agree with float64. Then they take turns, each with its own
 sampling, and the ratio is taken turn by turn. PyKEEN knows no shared negatives: 256 a triple, in its own training loop; only
 its loss can be compared. PyTorch races twice: `sparse` as it is usually written and run (sparse embeddings, `cdist`, moduli by
-`norm` as RotatE's authors have them, the allocator as it is), and in the fastest way that was found (of several `forms` the fastest, freed memory kept).
+`norm` as RotatE's authors have them, the allocator as it is), and in the fastest way that was found (of several `forms` the
+fastest, freed memory kept).
 """
 
 from __future__ import annotations
