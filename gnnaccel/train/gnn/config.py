@@ -148,7 +148,7 @@ class GNNConfig(Section):
 
 
 class GNNExpectation(Section):
-    """What a preset has reached on the test nodes (or edges), and the seconds that it took two CPU cores."""
+    """What a preset has reached on the test nodes (or edges), and the seconds that it took one CPU core."""
 
     accuracy: float | None = None
     auc: float | None = None
