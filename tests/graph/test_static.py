@@ -216,7 +216,7 @@ BAD_EDGES = {
         {"relation": [3], "num_relations": 2},
         "relation must be in [0, 2), got 3 at position 0",
     ),
-    "relation_negative": (([0], [1]), {"relation": [-1]}, "num_relations must be at least 1, got 0"),
+    "relation_negative": (([0], [1]), {"relation": [-1]}, "relation must be in [0, 1), got -1 at position 0"),
     "relations_many": (([0], [1]), {"relation": [40_000]}, "at most 32767 relations, got 40001"),
     "relations_doubled": (
         ([0], [1]),
