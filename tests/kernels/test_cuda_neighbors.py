@@ -11,7 +11,7 @@ from gnnaccel.kernels.cuda import neighbor_sample as launcher
 from gnnaccel.kernels.cuda.temporal_sample import source
 from tests.harness import threads
 from tests.kernels.test_cuda import FOLDER, GXX, nvrtc
-from tests.ops.test_neighbor_sample import graph
+from tests.ops.static_rows import graph
 
 # every thread of a block is a thread of the host, and __syncthreads() a barrier
 EMULATION = r"""

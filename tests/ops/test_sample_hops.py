@@ -6,7 +6,7 @@ from gnnaccel.ops.neighbor_sample import neighbor_sample
 from gnnaccel.ops.sample_hops import sample_hops
 from gnnaccel.ops.unique_nodes import unique_nodes
 from tests.harness import DEVICE, F64, INTERPRET, Case, check_op, served_by, threads
-from tests.ops.test_neighbor_sample import graph
+from tests.ops.static_rows import graph
 
 if INTERPRET:
     pytest.skip("the kernel is CUDA C++: tests/kernels/test_cuda.py runs it on the host", allow_module_level=True)
