@@ -11,7 +11,7 @@ from torch import Tensor
 from gnnaccel.baselines.peers.neighbor_sample import MISSING, ONE, nbr_view
 from gnnaccel.baselines.reference.neighbor_sample import neighbor_sample as one_by_one
 from gnnaccel.bench.harness import Args, Entry, register
-from gnnaccel.bench.hops import power_law_graph
+from gnnaccel.bench.sample_hops import power_law_graph
 from gnnaccel.graph import Graph, neighbor_sample
 
 

@@ -24,7 +24,7 @@ from gnnaccel.baselines.peers import sage_epoch as peer
 from gnnaccel.bench import _kg
 from gnnaccel.bench.device import peak_extra_bytes
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
-from gnnaccel.bench.hops import power_law_graph, seeds_of
+from gnnaccel.bench.sample_hops import power_law_graph, seeds_of
 from gnnaccel.data.nodes import NodeData
 from gnnaccel.graph import Graph
 
@@ -150,7 +150,7 @@ def exact(data: NodeData, weights: peer.Weights, seeds: Tensor) -> Tensor:
 
 
 def _hop_size(size: Size) -> Any:
-    from gnnaccel.bench.hops import Size as HopSize
+    from gnnaccel.bench.sample_hops import Size as HopSize
 
     return HopSize(size.nodes, size.edges, size.batch, size.fanouts)
 

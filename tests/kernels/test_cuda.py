@@ -63,7 +63,7 @@ def test_the_launchers_text_compiles_at_run_time(capability):
 
 
 # Every thread of a block is a thread of the host, and __syncthreads() a barrier.
-EMULATION = r"""
+HOST_THREADS = r"""
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -89,6 +89,11 @@ inline void __syncthreads() {
     passed.wait(lock, [&] { return turn != now; });
   }
 }
+"""
+
+EMULATION = (
+    HOST_THREADS
+    + r"""
 inline double __longlong_as_double(long long bits) { double d; __builtin_memcpy(&d, &bits, 8); return d; }
 #include "temporal_sample.cu"
 
@@ -122,6 +127,7 @@ RUN(temporal_sample_i32_f64, int32_t, double)
 RUN(temporal_sample_i64_i64, int64_t, int64_t)
 RUN(temporal_sample_i64_f64, int64_t, double)
 """
+)
 
 
 @pytest.fixture(scope="session")

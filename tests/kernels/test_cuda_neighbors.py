@@ -10,36 +10,12 @@ import torch
 from gnnaccel.kernels.cuda import neighbor_sample as launcher
 from gnnaccel.kernels.cuda.temporal_sample import source
 from tests.harness import threads
-from tests.kernels.test_cuda import FOLDER, GXX, nvrtc
+from tests.kernels.test_cuda import FOLDER, GXX, HOST_THREADS, nvrtc
 from tests.ops.static_rows import graph
 
-# every thread of a block is a thread of the host, and __syncthreads() a barrier
-EMULATION = r"""
-#include <condition_variable>
-#include <mutex>
-#include <thread>
-#include <vector>
-#define __global__
-#define __device__
-#define __forceinline__ inline
-#define __shared__ static
-struct Dim { unsigned x; };
-static thread_local Dim threadIdx, blockIdx;
-static Dim blockDim;
-static std::mutex mutex;
-static std::condition_variable passed;
-static unsigned waiting, turn;
-inline void __syncthreads() {
-  std::unique_lock<std::mutex> lock(mutex);
-  const unsigned now = turn;
-  if (++waiting == blockDim.x) {
-    waiting = 0;
-    ++turn;
-    passed.notify_all();
-  } else {
-    passed.wait(lock, [&] { return turn != now; });
-  }
-}
+EMULATION = (
+    HOST_THREADS
+    + r"""
 #include "neighbor_sample.cu"
 
 template <class F>
@@ -70,6 +46,7 @@ void launch(long blocks, unsigned threads, const F& kernel) {
 RUN(neighbor_sample_i32, int32_t)
 RUN(neighbor_sample_i64, int64_t)
 """
+)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from gnnaccel.baselines.peers import neighbor_sample as peer
-from gnnaccel.bench import hops
+from gnnaccel.bench import sample_hops as hops
 from gnnaccel.bench.harness import Runner, Settings
 
 SIZE = hops.Size(300, 4000, 8, (4, 3, 2))

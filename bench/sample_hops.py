@@ -1,6 +1,6 @@
 """Sampling of several hops with numbered nodes, as a mini-batch takes it: ours against DGL, torch-sparse and plain torch.
 
-    python -m gnnaccel.bench.hops --threads 1 --json bench/results/cpu-1t/hops.json
+    python -m gnnaccel.bench.sample_hops --threads 1 --json bench/results/cpu-1t/hops.json
 
 The graph has as many nodes and edges as told, and power laws for both degrees. All contenders take the same seeds, turn by
 turn; their results are checked to be neighbourhoods of the seeds. A row's `extra` has edges a batch and edges a second.
