@@ -1,223 +1,91 @@
-"""Picture and table of speed-ups from stored results, byte-stable: `python -m gnnaccel.bench.report results.json ...`.
+"""Pictures and tables from stored results, byte-stable: `python -m gnnaccel.bench.report`.
 
-    --out docs/speed.svg     bars, for a light page, and docs/speed-dark.svg for a dark one (.png works too)
-    --markdown               print the table
-    --into README.md         put picture and table between `<!-- bench:begin -->` and `<!-- bench:end -->` of that file
-
-Shown is, for each op, its first case in the mode that includes most (full, else fwd), against every peer. `--all` puts
-every case and mode into the table.
+--committed              everything that the repository shows, from everything in bench/results: docs/speed.svg,
+                         docs/roofline.svg, docs/scaling.svg, their dark twins, the tables of docs/speed.md and README.md
+results.json ...         of these files instead:
+  --out speed.svg        the short picture, and speed-dark.svg for a dark page (.png works too)
+  --markdown             print the table
+  --into PAGE.md         put picture and table between `<!-- bench:begin -->` and `<!-- bench:end -->` of that file
+  --page DIR             a page for the browser, and the same as Markdown
+  --all                  every case and mode in the table
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from gnnaccel.bench import report_data as data
+from gnnaccel.bench import report_draw as draw
+from gnnaccel.bench.report_data import Document, clock, footnote
+from gnnaccel.bench.report_draw import dark_twin
+from gnnaccel.bench.report_page import miss_line, pair_cells, sentence, summary, write_report
+from gnnaccel.bench.report_page import table as md_table
 from gnnaccel.bench.results import read
 
+ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-
-MODE_NAMES = {"fwd": "forward", "bwd": "backward", "full": "forward + backward", "train": "training step"}
-
-#: Both have an opaque ground, so that each can be read wherever it ends up; text has at least 4.5:1 on it.
-THEMES = {
-    "light": {
-        "ground": "#ffffff",
-        "text": "#1f2328",
-        "muted": "#59636e",
-        "grid": "#d8dee4",
-        "faster": "#2a6fdb",
-        "slower": "#bc4c00",
-    },
-    "dark": {
-        "ground": "#0d1117",
-        "text": "#e6edf3",
-        "muted": "#9aa4af",
-        "grid": "#30363d",
-        "faster": "#5b9bff",
-        "slower": "#f0883e",
-    },
-}
-
-Item = tuple[dict[str, Any], dict[str, Any]]  # (peer's row, our row)
+DRAWN_BY = re.compile(r"<!-- drawn by matplotlib (\S+) -->")
 
 
-def items(documents: Sequence[Mapping[str, Any]], everything: bool = False) -> Iterator[Item]:
-    """Pairs of a peer's row and ours, in the order of the files."""
-    for document in documents:
-        rows = document["rows"]
-        for op in dict.fromkeys(r["op"] for r in rows):
-            mine = [r for r in rows if r["op"] == op and r["ours"] and r["p50_ms"] is not None]
-            if not everything and mine:
-                case = mine[0]["case"]
-                mine = [r for r in mine if r["case"] == case]
-                mine = [r for r in mine if r["mode"] == "full"] or mine[:1]
-            for own in mine:
-                key = tuple(own[k] for k in ("op", "case", "mode", "threads"))
-                for row in rows:
-                    if row["ratio"] is not None and tuple(row[k] for k in ("op", "case", "mode", "threads")) == key:
-                        yield row, own
-
-
-def number(value: float) -> str:
-    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
-
-
-def footnote(documents: Sequence[Mapping[str, Any]]) -> str:
-    """Where and with what the figures were measured."""
-    lines = []
-    for document in documents:
-        env = document["environment"]
-        if env["device"] == "cuda":
-            where = f"{env['device_name']}, CUDA {env['cuda']}"
-        else:
-            where = f"{env['device_name']} ({env['simd']}), {env['threads']} threads"
-        lines.append(f"{where}, torch {env['torch']}, commit {env['commit']}")
-    return "; ".join(dict.fromkeys(lines))
-
-
-def markdown(documents: Sequence[Mapping[str, Any]], everything: bool = False) -> str:
-    """The table, with misses shown as plainly as hits."""
+def markdown(documents: Sequence[Document], everything: bool = False) -> str:
+    """The table of comparisons, with misses shown as plainly as hits."""
     head = ("op", "case", "what", "against", "theirs, ms", "ours, ms", "faster", "p20-p80", "their peak memory / ours")
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * 4 + " ---: |" * 5]
-    for row, own in items(documents, everything):
-        memory = ""
-        if row["peak_bytes"] and own["peak_bytes"]:
-            memory = f"{row['peak_bytes'] / own['peak_bytes']:.2g}"
-        cells = (
-            f"`{row['op']}`",
-            f"{row['case']}, {row['threads']} thread{'s' if row['threads'] != 1 else ''}",
-            MODE_NAMES.get(row["mode"], row["mode"]),
-            row["provider"],
-            number(row["p50_ms"]),
-            number(own["p50_ms"]),
-            f"**{row['ratio']:.2f}x**",
-            f"{row['ratio_p20']:.2f}-{row['ratio_p80']:.2f}",
-            memory,
-        )
-        lines.append("| " + " | ".join(cells) + " |")
+    rows = []
+    for pair in data.pairs(documents, everything):
+        op, where, what, against, theirs, ours, ratio, *rest = pair_cells(pair)
+        rows.append((f"`{op}`", where, what, against, theirs, ours, f"**{ratio}**", *rest))
     note = f"Medians of interleaved runs, results checked before timing. {footnote(documents)}."
-    return "\n".join([*lines, "", note, ""])
+    return "\n".join([*md_table(head, rows, 5), "", note, ""])
 
 
-def picture(documents: Sequence[Mapping[str, Any]], path: Path, theme: str = "light") -> None:
-    """Draw the bars. The same documents and matplotlib give the same bytes."""
-    with fixed_style():
-        _draw(list(items(documents)), footnote(documents), path, THEMES[theme])
+def short_table(documents: Sequence[Document]) -> str:
+    """The figures of the short picture."""
+    lines = []
+    for device, found in data.headline(documents):
+        rows = [
+            (what, f"{p.row['op']}, {p.row['case']}, {data.threads_name(p.row['threads'])}", clock(p.own["p50_ms"]),
+             f"{p.row['provider']} {clock(p.row['p50_ms'])}", f"{p.row['ratio']:.2f}x")
+            for what, p in found
+        ]  # fmt: skip
+        lines += [*md_table((device, "entry, case", "gnnaccel", "fastest peer", "faster"), rows, 3), ""]
+    return "\n".join(lines)
 
 
-def fixed_style() -> AbstractContextManager[None]:
-    """matplotlib as it comes: the user's matplotlibrc must not show, and the salt makes SVG ids constant."""
-    import matplotlib as mpl
-
-    style: dict[str, Any] = {
-        **{k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")},
-        "svg.hashsalt": "gnnaccel",
-        "svg.fonttype": "path",
-        "font.family": "DejaVu Sans",
-        "font.size": 10,
-    }
-    style = {k: v for k, v in style.items() if k in mpl.rcParams and k not in ("date.epoch",)}
-    return mpl.rc_context(style)
-
-
-def save(figure: Any, path: Path, ground: str) -> None:
-    """Write a figure, .svg or .png, without a date."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-    figure.savefig(path, dpi=160, facecolor=ground, metadata=metadata)
+def rates_table(documents: Sequence[Document]) -> str:
+    """What part of the measured copy and GEMM rates our kernels reach."""
+    lines, rows = [], []
+    for document in documents:
+        found = list(data.counted(document))
+        for threads, rates in document.get("rates", {}).items():
+            if any(r["threads"] == int(threads) for r in found):
+                where = f"{data.device_name(document['environment'])}, {data.threads_name(int(threads))}"
+                lines.append(f"{where}: copy {rates['copy_gbps']:.1f} GB/s, GEMM {rates['gemm_gflops']:.0f} GFLOP/s.")
+        for r in found:
+            cells = ["" if r[k] is None else f"{r[k]:.0f}%" if k[0] == "p" else data.number(r[k])
+                     for k in ("gbps", "pct_copy", "gflops", "pct_gemm")]  # fmt: skip
+            where = f"{r['case']}, {data.threads_name(r['threads'])}"
+            rows.append((f"`{r['op']}`", where, data.mode_name(r["mode"]), *cells))
+    head = ("op", "case", "what", "GB/s", "of copy", "GFLOP/s", "of GEMM")
+    return "\n".join(["  \n".join(dict.fromkeys(lines)), "", *md_table(head, rows, 4), ""])
 
 
-def _draw(pairs: list[Item], note: str, path: Path, color: Mapping[str, str]) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    if not pairs:
-        raise ValueError("bench: the results hold no ratio to draw")
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for row, _ in pairs:
-        groups.setdefault((row["op"], row["case"], row["mode"]), []).append(row)
-    places: list[tuple[float, dict[str, Any]]] = []
-    headings: list[tuple[float, str]] = []
-    y = 0.0
-    for (op, case, mode), rows in groups.items():
-        headings.append((y, f"{op}: {case}, {MODE_NAMES.get(mode, mode)}"))
-        for row in sorted(rows, key=lambda r: -r["ratio"]):
-            y += 1.0
-            places.append((y, row))
-        y += 1.5
-    height = 0.27 * y + 1.25
-    figure = Figure(figsize=(8.0, height), facecolor=color["ground"])
-    FigureCanvasAgg(figure)
-    margin = min(0.45, 0.04 + 0.0125 * max(len(row["provider"]) for _, row in places))
-    axes = figure.add_axes((margin, 0.72 / height, 0.95 - margin, 1 - 1.2 / height), facecolor=color["ground"])
-    top = max(row["ratio_p80"] for _, row in places)
-    log = top > 40
-    left = min(0.5, 0.8 * min(row["ratio_p20"] for _, row in places)) if log else 0.0
-    for at, row in places:
-        tone = color["faster" if row["ratio"] >= 1 else "slower"]
-        axes.barh(at, row["ratio"] - left, left=left, height=0.72, color=tone, linewidth=0)
-        axes.plot(
-            [row["ratio_p20"], row["ratio_p80"]], [at, at], color=color["text"], linewidth=1.2, solid_capstyle="butt"
-        )
-        end = max(row["ratio"], row["ratio_p80"])
-        axes.annotate(
-            f"{row['ratio']:.1f}x",
-            (end, at),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            color=color["text"],
-            weight="bold",
-        )
-        axes.annotate(
-            row["provider"], (0, at), (-6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", ha="right", color=color["text"],
-        )  # fmt: skip
-    ground = {"facecolor": color["ground"], "edgecolor": "none", "pad": 2.0}  # no grid line through the headings
-    for at, text in headings:
-        axes.annotate(
-            text,
-            (0.02, at),
-            xycoords=("figure fraction", "data"),
-            va="center",
-            color=color["muted"],
-            size=9,
-            bbox=ground,
-        )
-    axes.axvline(1.0, color=color["text"], linewidth=1.0, linestyle=(0, (4, 3)))
-    if log:
-        axes.set_xscale("log")
-    axes.set_xlim(left or (left if not log else 0.5), top * (1.6 if log else 1.12))
-    axes.set_ylim(y - 0.6, -0.8)
-    axes.set_yticks([])
-    axes.tick_params(axis="x", colors=color["muted"], length=0, labelsize=9)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.grid(axis="x", color=color["grid"], linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in axes.spines.values():
-        side.set_visible(False)
-    figure.text(
-        0.02,
-        1 - 0.3 / height,
-        "How many times faster gnnaccel is than ...",
-        color=color["text"],
-        size=12,
-        weight="bold",
-    )
-    legend = "dashed: as fast; lines: 20th to 80th percentile of turns in one run"
-    figure.text(0.02, 0.27 / height, legend, color=color["muted"], size=8)
-    figure.text(0.02, 0.1 / height, note, color=color["muted"], size=8)
-    save(figure, path, color["ground"])
+def shown(path: Path, page: Path, alt: str) -> str:
+    """HTML that shows a picture, or its dark twin to who likes it dark."""
+    light, dark = (Path(os.path.relpath(p, page.parent)).as_posix() for p in (path, dark_twin(path)))
+    return f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}"><img alt="{alt}" src="{light}"></picture>\n'
 
 
-def dark_twin(path: Path) -> Path:
-    return path.with_name(f"{path.stem}-dark{path.suffix}")
+ALT = {
+    "speed": "How many times faster gnnaccel is than the fastest peer, op by op",
+    "roofline": "Operations a byte against GFLOP/s of each op, under the measured copy and GEMM rates",
+    "scaling": "Milliseconds against fanout, batch, width, history, negatives and threads",
+}
 
 
 def insert(document: Path, text: str) -> None:
@@ -230,33 +98,97 @@ def insert(document: Path, text: str) -> None:
     document.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
 
 
+def sections(documents: Sequence[Document], root: Path, drawn_by: str) -> dict[Path, str]:
+    """What stands between the marks of README.md and docs/speed.md."""
+    readme, page, folder = root / "README.md", root / "docs" / "speed.md", root / "docs"
+    found = summary([p for p in data.pairs(documents) if not p.yardstick])
+    counted = f"{sentence(found)}\n"
+    pictured = {name: folder / f"{name}.svg" for name in ALT}
+    text = [shown(pictured["speed"], page, ALT["speed"]), counted]
+    text += ["### Every entry against every peer\n", markdown(documents)]
+    if data.misses(documents):
+        text += ["### Misses\n", "In any case and mode, the worst first.\n"]
+        text += ["\n".join(f"- {line}" for line in map(miss_line, data.misses(documents))) + "\n"]
+    rooflines = data.roofs(documents)
+    text += [
+        "### Rates\n",
+        shown(pictured["roofline"], page, ALT["roofline"]) if rooflines else "",
+        rates_table(documents),
+    ]
+    if data.curves(documents):
+        text += ["### Scaling\n", shown(pictured["scaling"], page, ALT["scaling"])]
+    text += [f"<!-- drawn by matplotlib {drawn_by} -->\n"]
+    short = [shown(pictured["speed"], readme, ALT["speed"]), short_table(documents), counted]
+    return {readme: "\n".join(short), page: "\n".join(t for t in text if t)}
+
+
+def draw_committed(documents: Sequence[Document], folder: Path) -> list[Path]:
+    """The pictures of docs/; returns their paths."""
+    made = []
+    for theme in draw.THEMES:
+        for name in ALT:
+            path = folder / f"{name}.svg"
+            path = path if theme == "light" else dark_twin(path)
+            roofs, curves = data.roofs(documents), data.curves(documents)
+            if name == "speed":
+                draw.bars(documents, path, theme)
+            elif name == "roofline" and roofs:
+                draw.roof_picture(max(roofs, key=lambda r: len(r.points)), path, theme)
+            elif name == "scaling" and curves:
+                draw.scaling_picture(curves, path, theme)
+            else:
+                continue
+            made.append(path)
+    return made
+
+
+def regenerate(root: Path) -> list[Path]:
+    """All that `root`, a checkout, shows of its committed results; returns the files written."""
+    draw.need_matplotlib()
+    import matplotlib
+
+    documents = data.committed(root / "bench" / "results")
+    made = draw_committed(documents, root / "docs")
+    for path, text in sections(documents, root, matplotlib.__version__).items():
+        insert(path, text)
+        made.append(path)
+    return made
+
+
 def report(
-    files: Annotated[list[Path], typer.Argument(help="Result files of `gnnaccel bench --json`.")],
+    files: Annotated[list[Path] | None, typer.Argument(help="Result files of `gnnaccel bench --json`.")] = None,
+    committed: Annotated[
+        bool, typer.Option("--committed", help="Everything README and docs/speed.md show, from all committed results.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Picture to write, .svg or .png; its dark twin goes beside it.")
     ] = None,
     table: Annotated[bool, typer.Option("--markdown", help="Print the table.")] = False,
     into: Annotated[Path | None, typer.Option(help="File whose marked section gets picture and table.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Folder for index.html and report.md.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every case and mode in the table.")] = False,
 ) -> None:
-    """Make the speed-up picture and table from stored results."""
+    """Make pictures and tables from stored results."""
     try:
-        documents = [read(path) for path in files]
+        if committed == bool(files):
+            raise ValueError("bench: give result files, or --committed and no file")
+        if committed:
+            documents = data.committed(ROOT / "bench" / "results")
+            if out is None and into is None and page is None and not table:
+                for path in regenerate(ROOT):
+                    typer.echo(f"wrote {path.relative_to(ROOT)}")
+        else:
+            documents = [read(path) for path in files or []]
         if out is not None:
             if out.suffix not in (".svg", ".png"):
                 raise ValueError(f"bench: --out must end in .svg or .png, got {out}")
-            picture(documents, out)
-            picture(documents, dark_twin(out), "dark")
+            draw.bars(documents, out)
+            draw.bars(documents, dark_twin(out), "dark")
         text = markdown(documents, everything)
         if into is not None:
-            image = ""
-            if out is not None:
-                light, dark = (Path(os.path.relpath(p, into.parent)).as_posix() for p in (out, dark_twin(out)))
-                image = (
-                    f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-                    f'<img alt="Speed-up of gnnaccel over each peer" src="{light}"></picture>\n\n'
-                )
-            insert(into, image + text)
+            insert(into, (shown(out, into, ALT["speed"]) + "\n" if out is not None else "") + text)
+        if page is not None:
+            typer.echo(f"wrote {write_report(documents, page)}")
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     if table:

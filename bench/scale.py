@@ -164,7 +164,7 @@ def picture(found: dict[str, Any], path: Path, theme: str = "light") -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from gnnaccel.bench.report import THEMES, fixed_style, save
+    from gnnaccel.bench.report_draw import THEMES, fixed_style, save
 
     color, rows = THEMES[theme], found["histories"]
     with fixed_style():

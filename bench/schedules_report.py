@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gnnaccel.bench.report import THEMES, dark_twin, fixed_style, save
+from gnnaccel.bench.report_draw import THEMES, dark_twin, fixed_style, save
 from gnnaccel.bench.staleness import SCHEDULES, summary
 
 COLORS = {

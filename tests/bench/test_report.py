@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gnnaccel.bench import report
+from gnnaccel.bench import report, report_draw
 from gnnaccel.bench.harness import Row
 
 
@@ -47,19 +47,19 @@ def test_table_shows_hits_and_misses():
 @pytest.mark.parametrize("ratio", [2.0, 60.0], ids=["linear", "log"])
 def test_picture_is_byte_stable(tmp_path, suffix, ratio):
     pytest.importorskip("matplotlib")
-    for theme in report.THEMES:
+    for theme in report_draw.THEMES:
         first, second = tmp_path / f"1{suffix}", tmp_path / f"2{suffix}"
-        report.picture([document(ratio)], first, theme)
-        report.picture([document(ratio)], second, theme)
+        report_draw.bars([document(ratio)], first, theme)
+        report_draw.bars([document(ratio)], second, theme)
         assert first.read_bytes() == second.read_bytes()
         assert first.stat().st_size > 1000
 
 
 def test_picture_ignores_the_users_style(tmp_path):
     mpl = pytest.importorskip("matplotlib")
-    report.picture([document()], tmp_path / "1.svg")
+    report_draw.bars([document()], tmp_path / "1.svg")
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30}):
-        report.picture([document()], tmp_path / "2.svg")
+        report_draw.bars([document()], tmp_path / "2.svg")
         assert mpl.rcParams["font.size"] == 30
     assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
 

@@ -1,0 +1,328 @@
+"""What a report shows, taken from result documents: comparisons, misses, rates, jobs, curves. Nothing is drawn here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+Document = Mapping[str, Any]
+
+MODE_NAMES = {
+    "fwd": "forward",
+    "bwd": "backward",
+    "full": "forward + backward",
+    "train": "training step",
+    "step": "training step",
+    "batch": "a batch",
+    "filtered": "filtered evaluation",
+}
+
+#: What ours is timed beside that is no peer: ours in another form, or a bound. Never a miss and never a headline.
+YARDSTICKS = {
+    ("tcsr_build", "read_and_write_once"): "a bound: the same bytes, read and written once",
+    ("sage-epoch", "inline"): "ours, no batch prepared ahead",
+    ("session", "LinkTask"): "ours, as the trainer scores",
+}
+
+#: (op, what it is) of the short picture. Of each its first case against the peer that comes closest, so neither case nor peer
+#: can be chosen because it looks well; whatever else loses in its first case is added to these.
+HEADLINE = (
+    ("tgn", "training TGN"),
+    ("sage-epoch", "training GraphSAGE"),
+    ("kg-train", "training knowledge graphs"),
+    ("kg-eval", "ranking all entities"),
+    ("hops", "sampling three hops"),
+    ("temporal_sample", "sampling the past"),
+    ("temporal_attention", "temporal attention"),
+    ("memory_update", "updating memories"),
+    ("time_encode", "encoding times"),
+    ("gather_rows", "gathering rows"),
+    ("gather_aggregate", "aggregating neighbours"),
+    ("edge_softmax_aggregate", "graph attention"),
+    ("kg_loss_complex", "loss of triples"),
+    ("topk_similar_dot", "most similar rows"),
+    ("unique_nodes", "distinct nodes"),
+    ("sparse_adagrad_row", "sparse Adagrad"),
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A peer's row beside ours, and the device of both."""
+
+    row: Row
+    own: Row
+    environment: Mapping[str, Any]
+
+    @property
+    def yardstick(self) -> str:
+        name = self.row["provider"]
+        return YARDSTICKS.get((self.row["op"], name), "ours, another way" if name.startswith("gnnaccel") else "")
+
+    @property
+    def miss(self) -> bool:
+        return self.row["ratio"] < 1 and not self.yardstick
+
+    @property
+    def memory(self) -> float | None:
+        """The peer's peak over ours."""
+        theirs, ours = self.row["peak_bytes"], self.own["peak_bytes"]
+        return theirs / ours if theirs and ours else None
+
+
+def mode_name(mode: str) -> str:
+    return MODE_NAMES.get(mode, mode)
+
+
+def threads_name(threads: int) -> str:
+    return f"{threads} thread{'s' if threads != 1 else ''}"
+
+
+def key(row: Row) -> tuple[Any, ...]:
+    return tuple(row[k] for k in ("op", "case", "mode", "threads"))
+
+
+def is_results(document: Any) -> bool:
+    """Whether this is a document of `gnnaccel bench`; the folder of results holds others too."""
+    if not isinstance(document, dict) or document.get("schema") != 1 or not isinstance(document.get("rows"), list):
+        return False
+    return all(isinstance(r, dict) and {"op", "case", "mode", "provider", "gate"} <= r.keys() for r in document["rows"])
+
+
+def committed(folder: Path) -> list[dict[str, Any]]:
+    """The documents of `gnnaccel bench` in `folder`, one level down, by name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
+    found = [document for document in found if is_results(document)]
+    if not found:
+        raise ValueError(f"bench: {folder} holds no results of `gnnaccel bench`")
+    return found
+
+
+def scaling(row: Row) -> Mapping[str, Any] | None:
+    return (row.get("extra") or {}).get("scaling")
+
+
+def plain(document: Document) -> list[Row]:
+    """Rows but for those of scaling curves."""
+    return [row for row in document["rows"] if not scaling(row)]
+
+
+def chosen(document: Document, everything: bool = False) -> Iterator[Row]:
+    """Our rows to show: of each op its first case in the mode that includes most (full, else the first), or all."""
+    rows = plain(document)
+    for op in dict.fromkeys(r["op"] for r in rows):
+        mine = [r for r in rows if r["op"] == op and r["ours"] and r["p50_ms"] is not None]
+        if not everything and mine:
+            case = mine[0]["case"]
+            mine = [r for r in mine if r["case"] == case]
+            mine = [r for r in mine if r["mode"] == "full"] or mine[:1]
+        yield from mine
+
+
+def pairs(documents: Sequence[Document], everything: bool = False) -> Iterator[Pair]:
+    """Comparisons, in the order of the documents."""
+    for document in documents:
+        rows = plain(document)
+        for own in chosen(document, everything):
+            for row in rows:
+                if not row["ours"] and row["ratio"] is not None and key(row) == key(own):
+                    yield Pair(row, own, document["environment"])
+
+
+def misses(documents: Sequence[Document]) -> list[Pair]:
+    """Everything, in any case and mode, in which a peer is faster, the worst first."""
+    return sorted((p for p in pairs(documents, everything=True) if p.miss), key=lambda p: p.row["ratio"])
+
+
+def failures(documents: Sequence[Document]) -> list[Row]:
+    """Rows without a time because the result was wrong or the call failed, each op, case and provider once."""
+    bad = [r for d in documents for r in d["rows"] if r["gate"] in ("red", "error")]
+    return list({(r["op"], r["case"], r["provider"], r["detail"]): r for r in bad}.values())
+
+
+def absent(documents: Sequence[Document]) -> list[tuple[str, str, list[str]]]:
+    """(peer, why, ops) of what was not installed or does not run here."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for document in documents:
+        for row in document["rows"]:
+            if row["gate"] not in ("ok", "red", "error"):
+                found.setdefault((row["provider"], row["detail"]), {})[row["op"]] = None
+    return [(name, why, list(ops)) for (name, why), ops in sorted(found.items())]
+
+
+def closest(found: Sequence[Pair]) -> Pair | None:
+    """The comparison with the fastest peer; of several runs, that with most threads."""
+    found = [p for p in found if not p.yardstick]
+    most = max((p.row["threads"] for p in found), default=0)
+    return min((p for p in found if p.row["threads"] == most), key=lambda p: p.row["ratio"], default=None)
+
+
+def headline(documents: Sequence[Document]) -> list[tuple[str, list[tuple[str, Pair]]]]:
+    """For each device, (what it is, comparison): `HEADLINE`, and whatever else loses, the worst last."""
+    out = []
+    for device, group in by_device(documents).items():
+        ops: dict[str, list[Pair]] = {}
+        for pair in pairs(group):
+            ops.setdefault(pair.row["op"], []).append(pair)
+        best = {op: pair for op, found in ops.items() if (pair := closest(found))}
+        named = [(what, best.pop(op)) for op, what in HEADLINE if op in best]
+        lost = sorted((p for p in best.values() if p.miss), key=lambda p: -p.row["ratio"])
+        if named or lost:
+            out.append((device, named + [(p.row["op"].replace("_", " "), p) for p in lost]))
+    return out
+
+
+def by_device(documents: Sequence[Document]) -> dict[str, list[Document]]:
+    groups: dict[str, list[Document]] = {}
+    for document in documents:
+        groups.setdefault(device_name(document["environment"]), []).append(document)
+    return groups
+
+
+def device_name(env: Mapping[str, Any]) -> str:
+    """As it is printed: a GPU with its CUDA, a CPU with its SIMD level."""
+    if env["device"] == "cuda":
+        return f"{env['device_name']}, CUDA {env.get('cuda')}"
+    return f"{env['device_name']} ({env['simd']})"
+
+
+def footnote(documents: Sequence[Document]) -> str:
+    """Where and with what the figures were measured."""
+    lines = []
+    for document in documents:
+        env = document["environment"]
+        where = device_name(env) + ("" if env["device"] == "cuda" else f", {threads_name(env['threads'])}")
+        lines.append(f"{where}, torch {env['torch']}, commit {env['commit']}")
+    return "; ".join(dict.fromkeys(lines))
+
+
+def run_notes(group: Sequence[Document]) -> str:
+    """What the runs on one device have in common, and of what there were several."""
+    found: dict[str, dict[str, None]] = {"torch": {}, "threads": {}, "commit": {}}
+    for document in group:
+        for name, values in found.items():
+            values[str(document["environment"].get(name))] = None
+    if group[0]["environment"]["device"] == "cuda":
+        found.pop("threads")
+    return "; ".join(
+        f"{name}{'s' if len(v) > 1 and name == 'commit' else ''} {', '.join(v)}" for name, v in found.items()
+    )
+
+
+@dataclass(frozen=True)
+class Roof:
+    """Our rows with bytes and operations counted, under the rates of the same run."""
+
+    title: str
+    copy: float
+    gemm: float
+    points: list[Row]
+
+
+def counted(document: Document) -> Iterator[Row]:
+    """Our rows with a rate: of each op its first case, in the mode that includes most of those with most counted."""
+    rows = [r for r in plain(document) if r["ours"] and r["p50_ms"] is not None]
+    for op in dict.fromkeys(r["op"] for r in rows):
+        found = [r for r in rows if r["op"] == op]
+        found = [r for r in found if r["case"] == found[0]["case"] and (r["gbps"] or r["gflops"])]
+        rank = {"full": 2, "fwd": 1}
+        yield from sorted(found, key=lambda r: (not (r["gbps"] and r["gflops"]), -rank.get(r["mode"], 0)))[:1]
+
+
+def roofs(documents: Sequence[Document]) -> list[Roof]:
+    out = []
+    for document in documents:
+        for threads, rates in document.get("rates", {}).items():
+            rows = [r for r in counted(document) if r["gbps"] and r["gflops"] and r["threads"] == int(threads)]
+            if rows:
+                env = document["environment"]
+                where = device_name(env) + ("" if env["device"] == "cuda" else f", {threads_name(int(threads))}")
+                out.append(Roof(where, rates["copy_gbps"], rates["gemm_gflops"], rows))
+    return out
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Cost of one op along one axis, by provider: (x, p20, p50, p80 in ms), ours first."""
+
+    op: str
+    axis: str
+    mode: str
+    where: str
+    lines: dict[str, list[tuple[float, float, float, float]]]
+
+
+def curves(documents: Sequence[Document]) -> list[Curve]:
+    out = []
+    for document in documents:
+        groups: dict[tuple[str, str, str], list[Row]] = {}
+        for row in document["rows"]:
+            if (at := scaling(row)) and row["p50_ms"] is not None:
+                groups.setdefault((row["op"], at["axis"], row["mode"]), []).append(row)
+        for (op, axis, mode), rows in groups.items():
+            lines: dict[str, list[tuple[float, float, float, float]]] = {}
+            for row in sorted(rows, key=lambda r: (not r["ours"], r["extra"]["scaling"]["x"])):
+                x = float(row["extra"]["scaling"]["x"])
+                lines.setdefault(row["provider"], []).append((x, row["p20_ms"], row["p50_ms"], row["p80_ms"]))
+            what = rows[0]["extra"]["scaling"].get("what", op)
+            threads = "" if axis == "threads" else f", {threads_name(rows[0]['threads'])}"
+            env = document["environment"]
+            where = device_name(env) + ("" if env["device"] == "cuda" else threads)
+            out.append(Curve(f"{what}, {mode_name(mode)}", axis, mode, where, lines))
+    return out
+
+
+def jobs(documents: Sequence[Document]) -> list[list[Row]]:
+    """Rows of end-to-end jobs with a time, those that were run in turns together."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for i, document in enumerate(documents):
+        for row in plain(document):
+            if row["mode"] not in ("fwd", "bwd", "full", "gate") and row["p50_ms"] is not None:
+                groups.setdefault((i, *key(row)), []).append(row)
+    return list(groups.values())
+
+
+def stages(row: Row) -> list[tuple[str, float]]:
+    """(stage, ms) of a job; without what a stage waited for another, since stages run at the same time."""
+    found = (row.get("extra") or {}).get("stages_ms") or {}
+    return [(name, ms) for name, ms in found.items() if not name.startswith("wait.")]
+
+
+def command(document: Document) -> str:
+    """The line that makes such a document: the one recorded, or one made of what is recorded."""
+    if document.get("command"):
+        return str(document["command"])
+    ops = list(dict.fromkeys(r["op"] for r in document["rows"]))
+    env, settings = document["environment"], document.get("settings", {})
+    words = ["gnnaccel bench", ops[0] if len(ops) == 1 else "all"]
+    words += ["--device cuda"] if env["device"] == "cuda" else [f"--threads {env['threads']}"]
+    words += ["--quick"] if settings.get("quick") else []
+    words += [f"--data {settings['data']}"] if settings.get("data") else []
+    return " ".join(words)
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+def clock(ms: float) -> str:
+    """A time with its unit."""
+    return f"{number(ms / 1e3)} s" if ms >= 1000 else f"{number(ms)} ms" if ms >= 0.1 else f"{number(ms * 1e3)} µs"
+
+
+def size(count: float | None) -> str:
+    if count is None:
+        return ""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} GiB"

@@ -1,0 +1,316 @@
+"""A page and a Markdown file from result documents: `write_report(documents, folder)`, or `gnnaccel bench --report DIR`.
+
+The page is one file: style sheet, pictures and the few lines of script that sort tables stand in it, and it loads nothing.
+It has no date of now and no random ids, so the same documents give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gnnaccel.bench import report_data as data
+from gnnaccel.bench.report_data import Document, Pair, Row, number, size
+
+FOLDER = Path(__file__).parent / "page"
+
+#: Of the environment, in this order; whatever else a document has comes after.
+ENVIRONMENT = (
+    "device_name",
+    "cpu",
+    "cores",
+    "simd",
+    "threads",
+    "os",
+    "python",
+    "torch",
+    "cuda",
+    "sm",
+    "triton",
+    "commit",
+)
+
+
+def write_report(documents: Sequence[Document], folder: Path) -> Path:
+    """Write `index.html`, a page that needs no network, and `report.md`, its text, into `folder`.
+
+    Without matplotlib the page has no roofline and no curves, and says so; bars and tables are there all the same.
+
+    Args:
+        documents: Result documents of schema 1, as `gnnaccel bench` makes them; several runs and devices may be mixed.
+        folder: Made if it is not there; files of these names are replaced.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: No document, or one that is none of `gnnaccel bench`.
+    """
+    if not documents:
+        raise ValueError("bench: documents must hold at least one run, got none")
+    for i, document in enumerate(documents):
+        if not data.is_results(document) or "environment" not in document:
+            raise ValueError(f"bench: documents[{i}] must be a result document of schema 1")
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    _replace(page, html(documents))
+    _replace(folder / "report.md", markdown(documents))
+    return page
+
+
+def _replace(path: Path, text: str) -> None:
+    """A reader never sees half a file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def html(documents: Sequence[Document]) -> str:
+    import jinja2
+    from markupsafe import Markup
+
+    loader = jinja2.FileSystemLoader(FOLDER)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters |= {
+        "ms": milliseconds,
+        "number": number,
+        "size": size,
+        "mode": data.mode_name,
+        "clock": data.clock,
+    }
+    roofs, curves, why = pictures(documents)
+    return environment.get_template("report.html").render(
+        **contents(documents),
+        roofs=[(title, Markup(svg)) for title, svg in roofs],
+        curves=[(title, where, Markup(svg)) for title, where, svg in curves],
+        no_pictures=why,
+        style=Markup((FOLDER / "report.css").read_text("utf-8")),
+        script=Markup((FOLDER / "report.js").read_text("utf-8")),
+    )
+
+
+def pictures(documents: Sequence[Document]) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]], str]:
+    """(title, svg) of rooflines, (title, device, svg) of curves, and why there are none."""
+    found_roofs, found_curves = data.roofs(documents), data.curves(documents)
+    if not found_roofs and not found_curves:
+        return [], [], ""
+    from gnnaccel.bench import report_draw as draw
+
+    try:
+        draw.need_matplotlib()
+    except ValueError as error:
+        return [], [], str(error).removeprefix("bench: ")
+    roofs, curves = [], []
+    for i, roof in enumerate(found_roofs):
+        with draw.fixed_style(f"roof{i}", "none"):
+            label = f"Roofline of {roof.title}: operations a byte against GFLOP/s"
+            roofs.append((roof.title, draw.inline(draw.draw_roof(roof, draw.PAGE), f"roof{i}", label)))
+    for i, curve in enumerate(found_curves):
+        with draw.fixed_style(f"curve{i}", "none"):
+            label = f"{curve.op}: milliseconds against {draw.AXES.get(curve.axis, curve.axis)}"
+            svg = draw.inline(draw.draw_curve(curve, draw.PAGE), f"curve{i}", label)
+            curves.append((curve.op, curve.where, svg))
+    return roofs, curves, ""
+
+
+def contents(documents: Sequence[Document]) -> dict[str, Any]:
+    """What both writings show, as plain data."""
+    shown = list(data.pairs(documents))
+    peers = [p for p in shown if not p.yardstick]
+    rows = [(document["environment"], row) for document in documents for row in document["rows"]]
+    return {
+        "devices": [(name, data.run_notes(group)) for name, group in data.by_device(documents).items()],
+        "dates": sorted({str(d["date"]) for d in documents if d.get("date")}),
+        "summary": summary(peers),
+        "scale": Scale(shown),
+        "ops": grouped(shown),
+        "misses": data.misses(documents),
+        "failures": data.failures(documents),
+        "absent": data.absent(documents),
+        "rates": [r for d in documents for r in data.counted(d)],
+        "measured": [
+            (data.device_name(d["environment"]), threads, rates)
+            for d in documents for threads, rates in d.get("rates", {}).items()
+        ],
+        "jobs": [(group[0], [(row, stacked(row)) for row in group]) for group in data.jobs(documents)],
+        "memory": [p for p in shown if p.memory is not None],
+        "rows": rows,
+        "environments": environments(documents),
+        "commands": list(dict.fromkeys(data.command(d) for d in documents)),
+    }  # fmt: skip
+
+
+def summary(peers: Sequence[Pair]) -> dict[str, Any]:
+    ratios = [p.row["ratio"] for p in peers]
+    return {
+        "count": len(ratios),
+        "faster": sum(r >= 1 for r in ratios),
+        "slower": sum(r < 1 for r in ratios),
+        "ops": len({(p.row["op"], p.environment["device_name"]) for p in peers}),
+        "median": median(ratios) if ratios else None,
+    }
+
+
+class Scale:
+    """Where a ratio lies on the bars' axis, in percent of its width; doublings are equally far apart."""
+
+    def __init__(self, shown: Sequence[Pair]) -> None:
+        low = min([0.5, *(p.row["ratio_p20"] for p in shown)])
+        high = max([4.0, *(p.row["ratio_p80"] for p in shown)])
+        self.low, self.high = float(math.floor(math.log2(low))), math.log2(high) + 0.1
+        self.unit = round(100 / (self.high - self.low), 3)  # of a doubling
+
+    def at(self, ratio: float) -> float:
+        return round(100 * (math.log2(max(ratio, 1e-9)) - self.low) / (self.high - self.low), 2)
+
+    def bar(self, low: float, high: float) -> str:
+        """Left end and width of what reaches from one ratio to another."""
+        left, right = sorted((self.at(low), self.at(high)))
+        return f"--left: {left:.2f}%; --width: {right - left:.2f}%"
+
+
+def grouped(shown: Sequence[Pair]) -> list[tuple[Row, str, list[Pair]]]:
+    """Comparisons by op and run, (our row, device, comparisons), the fastest peer last."""
+    groups: dict[int, list[Pair]] = {}
+    for pair in shown:
+        groups.setdefault(id(pair.own), []).append(pair)
+    return [
+        (found[0].own, found[0].environment["device_name"], sorted(found, key=lambda p: -p.row["ratio"]))
+        for found in groups.values()
+    ]
+
+
+def stacked(row: Row) -> list[tuple[str, float, float]]:
+    """(stage, ms, percent of all stages) of a job."""
+    found = data.stages(row)
+    total = sum(ms for _, ms in found) or 1.0
+    return [(name, ms, round(100 * ms / total, 2)) for name, ms in found]
+
+
+def environments(documents: Sequence[Document]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """What was recorded, by run; equal ones once."""
+    out: dict[str, list[tuple[str, Any]]] = {}
+    for document in documents:
+        env: Mapping[str, Any] = document["environment"]
+        names = [n for n in ENVIRONMENT if n in env] + [n for n in env if n not in ENVIRONMENT and n != "device"]
+        found = [(n.replace("_", " "), "-" if env[n] is None else env[n]) for n in names]
+        out.setdefault(repr(found), [(data.command(document), found)])  # type: ignore[arg-type]
+    return [item for items in out.values() for item in items]  # type: ignore[misc]
+
+
+def milliseconds(value: float | None) -> str:
+    return "" if value is None else number(value)
+
+
+# --- Markdown -------------------------------------------------------------------------------------------------------------
+
+
+def cell(value: Any) -> str:
+    """Text that cannot end its cell nor begin a tag."""
+    text = str(value).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return " ".join(text.split())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0) -> list[str]:
+    """A Markdown table whose last `right` columns are numbers."""
+    left = len(head) - right
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * left + " ---: |" * right]
+    return lines + ["| " + " | ".join(cell(c) for c in row) + " |" for row in rows]
+
+
+def markdown(documents: Sequence[Document]) -> str:
+    """The report as text."""
+    c = contents(documents)
+    lines = ["# gnnaccel benchmark", ""]
+    lines += [f"- {cell(name)}: {cell(note)}" for name, note in c["devices"]]
+    lines += [f"- measured {', '.join(c['dates'])}"] if c["dates"] else []
+    lines += ["", sentence(c["summary"]), "", "## Against peers", ""]
+    lines += ["First case of each entry. Ratios are peer / ours, turn by turn: above 1 ours is faster.", ""]
+    head = ("op", "case", "what", "against", "theirs, ms", "ours, ms", "faster", "p20-p80", "their peak memory / ours")
+    lines += table(head, [pair_cells(p) for p in data.pairs(documents)], 5)
+    lines += ["", "## Misses", ""]
+    lines += [f"- {cell(miss_line(p))}" for p in c["misses"]] or ["No peer was faster in any case."]
+    lines += ["", "## Wrong or failed", ""]
+    lines += [
+        f"- {cell(r['op'])} {cell(r['case'])}, {cell(r['provider'])}: {r['gate']}, {cell(r['detail'])}"
+        for r in c["failures"]
+    ] or ["None: every result that has a time was right."]
+    lines += ["", "## Peers that did not run", ""]
+    lines += [f"- {cell(name)}: {cell(why)} ({cell(', '.join(ops))})" for name, why, ops in c["absent"]] or ["None."]
+    if c["jobs"]:
+        lines += ["", "## End to end", ""]
+        found = [(row, stages) for _, group in c["jobs"] for row, stages in group]
+        rows = [
+            (r["op"], r["case"], r["provider"], ", ".join(f"{n} {number(ms)}" for n, ms, _ in stages),
+             number(r["p50_ms"]), "" if r["ratio"] is None else f"{r['ratio']:.2f}x", size(r["peak_bytes"]))
+            for r, stages in found
+        ]  # fmt: skip
+        lines += table(("job", "case", "provider", "stages, ms", "ms", "ours faster", "peak memory"), rows, 3)
+    if c["rates"]:
+        lines += ["", "## Rates", ""]
+        lines += [f"- {cell(n)}, {t} threads: copy {r['copy_gbps']:.1f} GB/s, GEMM {r['gemm_gflops']:.0f} GFLOP/s"
+                  for n, t, r in c["measured"]]  # fmt: skip
+        rows = [(r["op"], r["case"], data.mode_name(r["mode"]), *(_of(r, *k) for k in RATES)) for r in c["rates"]]
+        lines += ["", *table(("op", "case", "what", "GB/s", "of copy", "GFLOP/s", "of GEMM"), rows, 4)]
+    curves = data.curves(documents)
+    if curves:
+        lines += ["", "## Scaling", ""]
+        rows = [
+            (v.op, v.axis, name, ", ".join(f"{x:g}: {number(ms)}" for x, _, ms, _ in line))
+            for v in curves for name, line in v.lines.items()
+        ]  # fmt: skip
+        lines += table(("what", "along", "provider", "ms"), rows)
+    lines += ["", "## Everything", ""]
+    head = ("op", "case", "what", "threads", "provider", "gate", "ms", "p20-p80", "ours faster", "peak")
+    lines += table(head, [full_cells(row) for _, row in c["rows"]], 4)
+    lines += ["", "## Environment", ""]
+    for title, found in c["environments"]:
+        lines += [f"`{cell(title)}`: " + ", ".join(f"{cell(k)} {cell(v)}" for k, v in found), ""]
+    lines += ["## To repeat it", "", *(f"    {' '.join(line.split())}" for line in c["commands"]), ""]
+    return "\n".join(lines)
+
+
+RATES = (("gbps", ""), ("pct_copy", "%"), ("gflops", ""), ("pct_gemm", "%"))
+
+
+def _of(row: Row, name: str, unit: str) -> str:
+    value = row[name]
+    return "" if value is None else f"{value:.0f}%" if unit else number(value)
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    if not found["count"]:
+        return "Nothing was compared with a peer."
+    return (
+        f"{found['ops']} entries against {found['count']} peers: faster than {found['faster']}, slower than {found['slower']}; "
+        f"the median comparison is {found['median']:.2f}x."
+    )
+
+
+def pair_cells(pair: Pair) -> tuple[str, ...]:
+    row, own = pair.row, pair.own
+    against = row["provider"] + (f" ({pair.yardstick})" if pair.yardstick else "")
+    where = f"{row['case']}, {data.threads_name(row['threads'])}"
+    spread = f"{row['ratio_p20']:.2f}-{row['ratio_p80']:.2f}"
+    memory = "" if pair.memory is None else f"{pair.memory:.2g}"
+    times = (number(row["p50_ms"]), number(own["p50_ms"]), f"{row['ratio']:.2f}x")
+    return row["op"], where, data.mode_name(row["mode"]), against, *times, spread, memory
+
+
+def full_cells(row: Row) -> tuple[Any, ...]:
+    spread = "" if row["p20_ms"] is None else f"{number(row['p20_ms'])}-{number(row['p80_ms'])}"
+    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}x"
+    first = (row["op"], row["case"], row["mode"], row["threads"], row["provider"], row["gate"])
+    return *first, milliseconds(row["p50_ms"]), spread, ratio, size(row["peak_bytes"])
+
+
+def miss_line(pair: Pair) -> str:
+    row, own = pair.row, pair.own
+    where = f"{row['op']} {row['case']}, {data.mode_name(row['mode'])}, {data.threads_name(row['threads'])}"
+    times = f"{row['provider']} takes {number(row['p50_ms'])} ms, ours {number(own['p50_ms'])} ms"
+    return f"{where}: {times} ({row['ratio']:.2f}x)"
