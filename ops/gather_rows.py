@@ -12,11 +12,19 @@ from gnnaccel.ops._library import autograd, define, fake, impl
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 define("gather_rows(Tensor table, Tensor ids, Tensor? scale, ScalarType dtype, bool deterministic) -> Tensor")
+define("gather_rows_out(Tensor(a!) out, Tensor table, Tensor ids, Tensor? scale) -> ()")
 define("gather_rows_backward(Tensor grad, Tensor ids, SymInt num_rows, ScalarType dtype, bool deterministic) -> Tensor")
 
 
 @impl("gather_rows", "CUDA")
 def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    out = torch.empty((*ids.shape, table.shape[1]), dtype=dtype, device=ids.device)
+    _cuda_out(out, table, ids, scale)
+    return out
+
+
+@impl("gather_rows_out", "CUDA")
+def _cuda_out(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> None:
     from gnnaccel.kernels.triton.gather_rows import gather_rows_fwd
 
     for name, tensor in (("table", table), ("scale", scale)):
@@ -25,7 +33,7 @@ def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, 
             raise ValueError(f"gather_rows: {name} must be on {ids.device} like ids, or pinned, got {tensor.device}")
     # a slice of columns is read in place; only rows whose elements are apart are copied
     table = table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
-    return gather_rows_fwd(table, ids.contiguous(), None if scale is None else scale.contiguous(), dtype)
+    gather_rows_fwd(out, table, ids.contiguous(), None if scale is None else scale.contiguous())
 
 
 @impl("gather_rows_backward", "CUDA")
@@ -52,6 +60,11 @@ def _composite(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dt
     return out
 
 
+@impl("gather_rows_out", "CompositeExplicitAutograd")
+def _composite_out(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> None:
+    out.copy_(_composite(table, ids, scale, out.dtype, True))
+
+
 @impl("gather_rows_backward", "CompositeExplicitAutograd")
 def _composite_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
     _check_ids(ids, num_rows)
@@ -64,6 +77,11 @@ def _composite_backward(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.d
 @fake("gather_rows")
 def _fake(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
     return ids.new_empty((*ids.shape, table.shape[1]), dtype=dtype)
+
+
+@fake("gather_rows_out")
+def _fake_out(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> None:
+    pass
 
 
 @fake("gather_rows_backward")
@@ -106,6 +124,7 @@ def gather_rows(
     *,
     dtype: torch.dtype | None = None,
     deterministic: bool = True,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Rows of a feature table by id, converted to the compute dtype in the same pass.
 
@@ -117,9 +136,12 @@ def gather_rows(
         dtype: Floating dtype of the output; by default that of `table`, float32 for int8.
         deterministic: On CUDA, whether gradients are summed in a fixed order (by sorting the ids) or with atomics, which is
             faster and differs in the last bits from run to run. `torch.use_deterministic_algorithms(True)` overrides False.
+        out: Where to put the rows, `[*ids.shape, F]`, contiguous, on the device of `ids`, sharing no memory with the other
+            arguments; its dtype is the output's. For loaders that fetch megabytes a batch: memory that is used again costs
+            no page faults. `buffer[:n]` of a buffer of the largest batch will do. Not where a gradient is wanted.
 
     Returns:
-        `[*ids.shape, F]`, `dtype`, on the device of `ids`; int8 rows are multiplied by their scale.
+        `out`, or a new tensor, `[*ids.shape, F]`, `dtype`, on the device of `ids`; int8 rows are multiplied by their scale.
 
     Gradients: in a floating `table`, of any order (the op is linear); sums run in float32 (float64 for float64).
 
@@ -151,12 +173,32 @@ def gather_rows(
         raise ValueError(f"gather_rows: scale must be None with a table of {table.dtype}, got a tensor")
     if table.requires_grad and table.device != ids.device:
         raise ValueError(f"gather_rows: table must be on {ids.device} like ids to get a gradient, got {table.device}")
+    given = dtype is not None
     if dtype is None:
         dtype = torch.float32 if table.dtype == torch.int8 else table.dtype
     elif dtype not in FLOATING:
         raise TypeError(f"gather_rows: dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    if out is not None:
+        _check_out(out, table, ids, dtype if given else out.dtype)
+        torch.ops.gnnaccel.gather_rows_out(out, table, ids, scale)
+        return out
     deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
     return torch.ops.gnnaccel.gather_rows(table, ids, scale, dtype, deterministic)
+
+
+def _check_out(out: Tensor, table: Tensor, ids: Tensor, dtype: torch.dtype) -> None:
+    shape = [*ids.shape, table.shape[1]]
+    if out.dtype not in FLOATING:
+        raise TypeError(f"gather_rows: out must be float64, float32, float16 or bfloat16, got {out.dtype}")
+    if out.dtype != dtype:
+        raise TypeError(f"gather_rows: out must be {dtype} as dtype says, got {out.dtype}")
+    if list(out.shape) != shape or not out.is_contiguous():
+        text = "" if out.is_contiguous() else " not contiguous"
+        raise ValueError(f"gather_rows: out must be {shape}, contiguous, got {list(out.shape)}{text}")
+    if out.device != ids.device:
+        raise ValueError(f"gather_rows: out must be on {ids.device} like ids, got {out.device}")
+    if out.requires_grad or (table.requires_grad and torch.is_grad_enabled()):
+        raise ValueError("gather_rows: out must be None where a gradient is wanted, got a tensor")
 
 
 def quantize_rows(table: Tensor, chunk: int = 1 << 16) -> tuple[Tensor, Tensor]:

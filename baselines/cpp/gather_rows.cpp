@@ -36,20 +36,23 @@ int64_t load_ids(const Tensor& ids, int64_t begin, int64_t end, int64_t num_rows
   return largest < num_rows ? -1 : largest;
 }
 
-Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::optional<Tensor> scale_in, ScalarType dtype,
-                       bool) {
+// An output of this size leaves every cache before anybody reads it; below, the next step may find it in one.
+constexpr int64_t kStreamBytes = int64_t{32} << 20;
+
+void gather_rows_into(Tensor& out, const Tensor& table_in, const Tensor& ids_in, std::optional<Tensor> scale_in) {
   const Tensor table = with_dense_rows(table_in);
   const Tensor ids = torch::stable::contiguous(ids_in);
   std::optional<Tensor> scale;
   if (scale_in.has_value()) scale = torch::stable::contiguous(*scale_in);
   const int64_t n = ids.numel(), F = table.size(1), num_rows = table.size(0), stride = table.stride(0);
   const float* s = scale ? static_cast<const float*>(scale->data_ptr()) : nullptr;
-  std::vector<int64_t> shape = sizes_of(ids);
-  shape.push_back(F);
-  Tensor out = empty(shape, dtype);
   std::vector<int64_t> bad(static_cast<size_t>((n + kChunk - 1) / kChunk), -1);
-  dispatch_rows(dtype, [&](auto out_tag) {
+  dispatch_rows(out.scalar_type(), [&](auto out_tag) {
     using out_t = decltype(out_tag);
+    const int64_t row_bytes = F * static_cast<int64_t>(sizeof(out_t));
+    // chunks of kChunk rows keep every chunk's start on a cache line
+    const bool stream = LineWriter::supported() && n * row_bytes >= kStreamBytes && row_bytes <= LineWriter::kRoom &&
+                        reinterpret_cast<uintptr_t>(out.data_ptr()) % LineWriter::kLine == 0;
     auto run = [&](auto in_tag) {
       using in_t = decltype(in_tag);
       const in_t* rows = ptr<in_t>(static_cast<const Tensor&>(table));
@@ -59,7 +62,11 @@ Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::option
         const int64_t ahead = n - end < kRowsAhead ? n - end : kRowsAhead;
         const int64_t past = load_ids(ids, begin, end + ahead, num_rows, local);
         bad[static_cast<size_t>(begin / kChunk)] = past;
-        if (past < 0) gather_rows_chunk(rows, stride, s, local, o + begin * F, end - begin, ahead, F);
+        if (past >= 0) return;
+        if (stream)
+          gather_rows_stream(rows, stride, s, local, o + begin * F, end - begin, ahead, F);
+        else
+          gather_rows_chunk(rows, stride, s, local, o + begin * F, end - begin, ahead, F);
       });
     };
     if (table.scalar_type() == ScalarType::Char)
@@ -69,7 +76,18 @@ Tensor gather_rows_cpu(const Tensor& table_in, const Tensor& ids_in, std::option
   });
   for (int64_t id : bad)
     if (id >= 0) refuse(id, num_rows);
+}
+
+Tensor gather_rows_cpu(const Tensor& table, const Tensor& ids, std::optional<Tensor> scale, ScalarType dtype, bool) {
+  std::vector<int64_t> shape = sizes_of(ids);
+  shape.push_back(table.size(1));
+  Tensor out = empty(shape, dtype);
+  gather_rows_into(out, table, ids, scale);
   return out;
+}
+
+void gather_rows_out_cpu(Tensor out, const Tensor& table, const Tensor& ids, std::optional<Tensor> scale) {
+  gather_rows_into(out, table, ids, scale);
 }
 
 Groups group_by_id(const Tensor& ids, int64_t num_rows) {
@@ -139,5 +157,6 @@ Tensor gather_rows_backward_cpu(const Tensor& grad_in, const Tensor& ids_in, int
 
 STABLE_TORCH_LIBRARY_IMPL(gnnaccel, CPU, m) {
   m.impl("gather_rows", TORCH_BOX(&gnnaccel::gather_rows_cpu));
+  m.impl("gather_rows_out", TORCH_BOX(&gnnaccel::gather_rows_out_cpu));
   m.impl("gather_rows_backward", TORCH_BOX(&gnnaccel::gather_rows_backward_cpu));
 }

@@ -157,6 +157,82 @@ inline void prefetch_row(const void* row) {
   __builtin_prefetch(static_cast<const char*>(row) + 64);
 }
 
+// Writes bytes one after the other past the caches, by whole cache lines: an output too large to stay in a cache need
+// not be read from memory before it is written. `to` starts on a cache line.
+class LineWriter {
+ public:
+  explicit LineWriter(void* to) : to_(static_cast<char*>(to)) {}
+
+  // Where the next `bytes` are to be put; at most kRoom.
+  void* room(int64_t bytes) {
+    if (filled_ >= kFull) write(filled_ / kLine * kLine);
+    void* at = stage_ + filled_;
+    filled_ += bytes;
+    return at;
+  }
+
+  void finish() {
+    write(filled_ / kLine * kLine);
+    std::memcpy(to_, stage_, static_cast<size_t>(filled_));
+    fence();
+  }
+
+  static bool supported();
+
+  static constexpr int64_t kLine = 64, kRoom = 8192;
+
+ private:
+  static constexpr int64_t kFull = 2048;  // more stays less surely in the nearest cache beside the rows that come
+
+  void write(int64_t bytes);
+  static void fence();
+
+  char* to_;
+  int64_t filled_ = 0;
+  alignas(kLine) char stage_[kFull + kRoom];
+};
+
+#if defined(__x86_64__) && defined(__GNUC__)
+inline const bool kAvx512 = __builtin_cpu_supports("avx512f");
+__attribute__((target("avx512f"))) inline void stream_lines_avx512(const char* from, char* to, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64)
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_load_si512(from + i));
+}
+inline bool LineWriter::supported() { return kAvx512; }
+inline void LineWriter::write(int64_t bytes) {
+  stream_lines_avx512(stage_, to_, bytes);
+  to_ += bytes;
+  filled_ -= bytes;
+  std::memmove(stage_, stage_ + bytes, static_cast<size_t>(filled_));
+}
+inline void LineWriter::fence() { _mm_sfence(); }
+#else
+inline bool LineWriter::supported() { return false; }
+inline void LineWriter::write(int64_t) {}
+inline void LineWriter::fence() {}
+#endif
+
+// As gather_rows_chunk, for an output that no cache holds; `out` starts on a cache line, a row has at most
+// LineWriter::kRoom bytes.
+template <class In, class Out>
+void gather_rows_stream(const In* table, int64_t stride, const float* scale, const int64_t* ids, Out* out, int64_t n,
+                        int64_t ahead, int64_t F) {
+  constexpr int64_t kSoon = kRowsAhead / 2;
+  LineWriter lines(out);
+  const int64_t bytes = F * static_cast<int64_t>(sizeof(Out));
+  for (int64_t i = 0; i < n; ++i) {
+    if (i + kSoon < n + ahead && ids[i + kSoon] >= 0) prefetch_row(table + ids[i + kSoon] * stride);
+    const int64_t id = ids[i];
+    void* o = lines.room(bytes);
+    if (id < 0) {
+      std::memset(o, 0, static_cast<size_t>(bytes));
+    } else {
+      copy_row(table + id * stride, static_cast<Out*>(o), F, scale == nullptr ? 1.0f : scale[id]);
+    }
+  }
+  lines.finish();
+}
+
 // Rows ids[0..n) of `table` (stride in elements) to `out` [n, F]; a negative id gives zeros. `ids` holds n + ahead ids,
 // all in range.
 template <class In, class Out>

@@ -105,11 +105,10 @@ def _unit(*sizes: int) -> int:
     return math.gcd(16, *sizes)
 
 
-def gather_rows_fwd(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def gather_rows_fwd(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> None:
     n, F = ids.numel(), table.shape[1]
-    out = torch.empty((*ids.shape, F), dtype=dtype, device=ids.device)
     if out.numel() == 0:
-        return out
+        return
     unit = _unit(F, table.stride(0))
     gather_rows_fwd_kernel[(triton.cdiv(n, BLOCK_N), triton.cdiv(F, BLOCK_F))](
         table,
@@ -122,11 +121,10 @@ def gather_rows_fwd(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: tor
         table.shape[0],
         UNIT=unit,
         HAS_SCALE=scale is not None,
-        ACC=_acc(dtype),
+        ACC=_acc(out.dtype),
         BLOCK_N=BLOCK_N,
         BLOCK_F=BLOCK_F,
     )
-    return out
 
 
 def gather_rows_bwd(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:

@@ -201,6 +201,77 @@ def test_pinned_table():
         ga.gather_rows(table.cuda(), ids)
 
 
+LARGE = [  # outputs past every cache (64 MiB and less), which are written another way
+    ("lines", F32, F32, 128, 70_001),
+    ("across_lines", F32, F32, 33, 260_003),
+    ("odd_bytes", F16, F16, 37, 500_009),
+    ("int8", I8, F32, 100, 90_001),
+    ("double", F64, F64, 7, 600_011),
+    ("wide_rows", F32, F32, 2100, 4_001),
+]
+
+
+@pytest.mark.parametrize(("table_dtype", "dtype", "F", "n"), [c[1:] for c in LARGE], ids=[c[0] for c in LARGE])
+def test_large_outputs(table_dtype, dtype, F, n):
+    gen = torch.Generator().manual_seed(0)
+    table = torch.randint(-127, 128, (301, F), generator=gen).to(table_dtype).to(DEVICE)
+    scale = 2.0 ** -torch.arange(301, device=DEVICE).remainder(5).float() if table_dtype == I8 else None
+    ids = torch.randint(-1, 301, (n,), generator=gen).to(DEVICE)
+    rows = table.to(dtype) if scale is None else table.to(dtype) * scale.unsqueeze(1)
+    padded = torch.cat([rows, rows.new_zeros(1, F)])
+    want = padded.index_select(0, ids.remainder(302))
+    for count in (1, 2):
+        with threads(count):
+            assert torch.equal(ga.gather_rows(table, ids, scale), want)
+    # a buffer whose rows do not start on a cache line
+    buffer = torch.empty(n + 1, F, dtype=dtype, device=DEVICE)
+    assert torch.equal(ga.gather_rows(table, ids, scale, out=buffer[1:]), want)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("dtype", [None, F32])
+def test_out_is_written_and_returned(dtype):
+    device = DEVICE
+    table, ids = torch.rand(9, 5).to(device), torch.tensor([[3, -1], [8, 3]]).to(device)
+    for rows, scale in ((table, None), (table.half(), None), ga.quantize_rows(table)):
+        want = ga.gather_rows(rows, ids, scale, dtype=F32)
+        buffer = torch.full((3, 2, 5), 7.0, device=device)
+        got = ga.gather_rows(rows, ids, scale, dtype=dtype, out=buffer[:2])
+        assert got.data_ptr() == buffer.data_ptr() and torch.equal(buffer[:2], want)
+        assert bool((buffer[2] == 7).all())
+    # where no gradient is recorded, a parameter may be read
+    table.requires_grad_()
+    with torch.no_grad():
+        ga.gather_rows(table, ids, out=buffer[:2])
+
+
+def test_out_in_the_compiler():
+    table, ids, buffer = torch.rand(9, 5), torch.tensor([3, -1, 8]), torch.empty(3, 5)
+    torch.library.opcheck(torch.ops.gnnaccel.gather_rows_out.default, (buffer, table, ids, None))
+    composite = torch.empty(3, 5)
+    with served_by("CompositeExplicitAutograd"):
+        ga.gather_rows(table, ids, out=composite)
+    assert torch.equal(composite, ga.gather_rows(table, ids))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"out": torch.zeros(2, 2)}, ValueError, r"out must be \[3, 2\], contiguous, got \[2, 2\]"),
+        ({"out": torch.zeros(2, 3).T}, ValueError, r"out must be \[3, 2\], contiguous, got \[3, 2\] not contiguous"),
+        ({"out": torch.zeros(3, 2, dtype=I32)}, TypeError, "out must be float64, .* got torch.int32"),
+        ({"dtype": F64}, TypeError, "out must be torch.float64 as dtype says, got torch.float32"),
+        ({"out": torch.zeros(3, 2, requires_grad=True)}, ValueError, "out must be None where a gradient is wanted"),
+        ({"table": torch.zeros(4, 2, requires_grad=True)}, ValueError, "out must be None where a gradient is wanted"),
+        ({"out": torch.zeros(3, 2, device="meta")}, ValueError, "out must be on cpu like ids, got meta"),
+    ],
+)
+def test_out_errors(change, error, match):
+    args = {"table": torch.zeros(4, 2), "ids": torch.arange(3), "out": torch.zeros(3, 2), **change}
+    with pytest.raises(error, match=f"gather_rows: {match}"):
+        ga.gather_rows(**args)
+
+
 @pytest.mark.parametrize("id", [5, 2**31 - 1])
 def test_id_past_the_table(id):
     table = torch.rand(5, 3)
