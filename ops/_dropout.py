@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl
+from gnnaccel.ops._library import autograd, check_seed, define, fake, impl, keyed, seeded
 from gnnaccel.ops._relu_norm import dropout_factors
 
 #: Fourth word of the counters: no other op's counters have it in that place, so the same seed may be given to all.
@@ -41,13 +41,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # linear in x: the gradient is dropout of the gradient, and so are those of higher order
-    return torch.ops.gnnaccel.dropout(grad, ctx.rate, ctx.seed), None, None
+    return seeded("dropout", ctx.seed)(grad, ctx.rate, ctx.seed), None, None
 
 
 autograd("dropout", _backward, _setup)
+keyed("dropout")
 
 
-def dropout(x: Tensor, rate: float, seed: int) -> Tensor:
+def dropout(x: Tensor, rate: float, seed: int | Tensor) -> Tensor:
     """`x` with a share of its elements zeroed and the others scaled by `1 / (1 - rate)` (Srivastava et al., JMLR 2014).
 
     The mask is a function of (seed, row, column), the same on every device, and another one than `temporal_attention` and
@@ -56,7 +57,7 @@ def dropout(x: Tensor, rate: float, seed: int) -> Tensor:
     Args:
         x: `[R, D]`, floating.
         rate: In `[0, 1)`; at 0 the result is `x` itself.
-        seed: Seed of the mask.
+        seed: Seed of the mask, a number or an int64 tensor of one element, which is read when the op runs.
 
     Returns:
         `[R, D]`, dtype of `x`.
@@ -75,4 +76,5 @@ def dropout(x: Tensor, rate: float, seed: int) -> Tensor:
         raise ValueError(f"dropout: x must be [R, D], got {list(x.shape)}")
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout: rate must be in [0, 1), got {rate}")
-    return x if rate == 0 else torch.ops.gnnaccel.dropout(x, rate, seed)
+    check_seed("dropout", seed)
+    return x if rate == 0 else seeded("dropout", seed)(x, rate, seed)

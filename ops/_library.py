@@ -12,11 +12,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from torch import Tensor
 
 LIB = torch.library.Library("gnnaccel", "FRAGMENT")
 
 #: Python implementations by (op, key). Tests re-register them under another key, e.g. Triton's on CPU in the interpreter.
 IMPLS: dict[tuple[str, str], Callable[..., Any]] = {}
+
+# what `keyed` repeats for the overload that it makes
+_SCHEMAS: dict[str, str] = {}
+_FAKES: dict[str, Callable[..., Any]] = {}
+_FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
 
 def _load_extension() -> Path | None:
@@ -37,6 +43,7 @@ HAS_CPP: bool = EXTENSION is not None
 def define(schema: str) -> None:
     """Define an op, e.g. `define("time_encode(Tensor dt, Tensor w, Tensor b) -> Tensor")`."""
     LIB.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _SCHEMAS[schema.partition("(")[0]] = schema
 
 
 def impl(name: str, key: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -52,7 +59,12 @@ def impl(name: str, key: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the shape function of op `name` (meta tensors, torch.compile, torch.export)."""
-    return torch.library.register_fake(f"gnnaccel::{name}", lib=LIB)
+
+    def register(fn: Callable[..., Any]) -> Callable[..., Any]:
+        _FAKES[name] = fn
+        return torch.library.register_fake(f"gnnaccel::{name}", fn, lib=LIB)
+
+    return register
 
 
 def autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
@@ -60,7 +72,9 @@ def autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..
 
     As `torch.library.register_autograd`, which looks through the schema anew on each call: longer than a small op takes.
     """
-    op = getattr(torch.ops.gnnaccel, name).default
+    packet, _, overload = name.partition(".")
+    op = getattr(getattr(torch.ops.gnnaccel, packet), overload or "default")
+    _FORMULAS[name] = (backward, setup_context)
 
     def forward(ctx: Any, *args: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -69,7 +83,7 @@ def autograd(name: str, backward: Callable[..., Any], setup_context: Callable[..
         return output
 
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    function = type(f"GeneratedBackwardFor_gnnaccel_{name}", (torch.autograd.Function,), methods)
+    function = type(f"GeneratedBackwardFor_gnnaccel_{packet}{overload}", (torch.autograd.Function,), methods)
 
     def kernel(*args: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
@@ -90,6 +104,40 @@ def once_differentiable(name: str) -> None:
         raise RuntimeError(f"gnnaccel::{name} is once differentiable: double backward is not implemented")
 
     autograd(name, backward, setup)
+
+
+def keyed(*names: str) -> None:
+    """Give ops with a `SymInt seed` an overload `keyed` with `Tensor seed`, one int64 on the device of the other tensors.
+
+    A number given to a kernel is recorded in a CUDA graph and stays the same at each replay; a tensor is read. Call after all
+    that the op has is registered. CUDA implementations are called with either; elsewhere the tensor is read and the op called.
+    """
+    for name in names:
+        schema = _SCHEMAS[name].replace("SymInt seed", "Tensor seed", 1)
+        define(schema.replace("(", ".keyed(", 1))
+        op = getattr(torch.ops.gnnaccel, name)
+        at = [a.name for a in op.keyed._schema.arguments].index("seed")
+
+        def read(*args: Any, op: Any = op.default, at: int = at) -> Any:
+            return op(*args[:at], int(args[at]), *args[at + 1 :])
+
+        impl(f"{name}.keyed", "CompositeExplicitAutograd")(read)
+        if (name, "CUDA") in IMPLS:
+            impl(f"{name}.keyed", "CUDA")(IMPLS[name, "CUDA"])
+        fake(f"{name}.keyed")(_FAKES[name])
+        autograd(f"{name}.keyed", *_FORMULAS[name])
+
+
+def seeded(name: str, seed: int | Tensor) -> Any:
+    """The overload of op `name` for this kind of seed."""
+    op = getattr(torch.ops.gnnaccel, name)
+    return op.keyed if isinstance(seed, Tensor) else op.default
+
+
+def check_seed(owner: str, seed: int | Tensor) -> None:
+    """Raise unless `seed` is a number or one int64."""
+    if isinstance(seed, Tensor) and (seed.dtype != torch.int64 or seed.numel() != 1):
+        raise ValueError(f"{owner}: seed must be a number or one int64, got {seed.dtype} {list(seed.shape)}")
 
 
 def backend_of(name: str, device: str) -> str:

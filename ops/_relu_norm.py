@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, check_seed, define, fake, impl, keyed, once_differentiable, seeded
 from gnnaccel.ops._philox import LOW, philox4x32
 
 #: Fourth word of the counters: no other op's counters have it in that place, so the same seed may be given to all.
@@ -113,16 +113,17 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _backward(ctx: Any, grad: Tensor, grad_mean: Tensor, grad_rstd: Tensor) -> tuple[Tensor | None, ...]:
     # mean and rstd are for the backward pass alone: the public function does not give them out
-    grads = torch.ops.gnnaccel.relu_norm_backward(grad, *ctx.saved_tensors, ctx.dropout, ctx.seed)
+    grads = seeded("relu_norm_backward", ctx.seed)(grad, *ctx.saved_tensors, ctx.dropout, ctx.seed)
     return *grads, None, None, None
 
 
 autograd("relu_norm", _backward, _setup)
 once_differentiable("relu_norm_backward")
+keyed("relu_norm", "relu_norm_backward")
 
 
 def relu_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, *, dropout: float = 0.0, seed: int = 0, eps: float = 1e-5
+    x: Tensor, weight: Tensor, bias: Tensor, *, dropout: float = 0.0, seed: int | Tensor = 0, eps: float = 1e-5
 ) -> Tensor:
     """`LayerNorm(ReLU(dropout(x))) * weight + bias`, rows normalised over their D columns (Ba et al., 2016).
 
@@ -132,7 +133,8 @@ def relu_norm(
         bias: `[D]`, dtype of `x`.
         dropout: Rate in `[0, 1)`; kept elements are scaled by `1 / (1 - dropout)`. 0 draws nothing.
         seed: Seed of the dropout: the mask is a function of (seed, row, column), the same on every device, and another one
-            than `temporal_attention` makes of the same seed. It is drawn again in the backward pass, never stored.
+            than `temporal_attention` makes of the same seed. It is drawn again in the backward pass, never stored. An int64
+            tensor of one element is read when the op runs: a replayed CUDA graph sees what is in it then.
         eps: Added to the variance, above 0.
 
     Returns:
@@ -160,4 +162,5 @@ def relu_norm(
         raise ValueError(f"relu_norm: dropout must be in [0, 1), got {dropout}")
     if not eps > 0.0:
         raise ValueError(f"relu_norm: eps must be above 0, got {eps}")
-    return torch.ops.gnnaccel.relu_norm(x, weight, bias, dropout, seed, eps)[0]
+    check_seed("relu_norm", seed)
+    return seeded("relu_norm", seed)(x, weight, bias, dropout, seed, eps)[0]

@@ -12,7 +12,7 @@ from torch import Tensor
 import gnnaccel.ops._linear
 import gnnaccel.ops._relu_norm
 import gnnaccel.ops.gather_rows  # noqa: F401  (these three define what the composition below calls)
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, check_seed, define, fake, impl, keyed, once_differentiable, seeded
 from gnnaccel.ops.temporal_attention import SLOPES, acc_dtype, check_block
 
 _INPUTS = (
@@ -113,12 +113,13 @@ def _composite(
     *block, heads, dropout, seed, eps = block_and_options
     D = wq.shape[0]
     roots = _Queries(node_table, root_table, root_row, wq, bq, wk, bk, block[-1], heads)
-    z, s, logit = _ops.temporal_attention(roots.u, roots.c, node_table, *block, *_ATTENTION, dropout, seed, True)
+    attention, tail = seeded("temporal_attention", seed), seeded("relu_norm", seed)
+    z, s, logit = attention(roots.u, roots.c, node_table, *block, *_ATTENTION, dropout, seed, True)
     value = wv.view(heads, D // heads, wv.shape[1])
     attended = carry(z, value.transpose(1, 2)) + s.unsqueeze(-1) * bv.view(heads, -1)
     attended = attended.reshape(-1, D)
     out = _ops.linear(torch.cat([attended, roots.h], dim=1), wo, bo)
-    y, mean, rstd = _ops.relu_norm(out, norm_weight, norm_bias, dropout, seed, eps)
+    y, mean, rstd = tail(out, norm_weight, norm_bias, dropout, seed, eps)
     acc = acc_dtype(out)
     return y, logit, attended.to(acc).contiguous(), out.to(acc), mean, rstd
 
@@ -150,9 +151,9 @@ def _composite_backward(
     roots = _Queries(node_table, root_table, root_row, wq, bq, wk, bk, time_b, heads)
     options = (*_ATTENTION, dropout, seed, True)
     # u and z are made again: to keep them would take R * H * F numbers each
-    z, s, _ = _ops.temporal_attention(roots.u, roots.c, node_table, *block, *options)
+    z, s, _ = seeded("temporal_attention", seed)(roots.u, roots.c, node_table, *block, *options)
 
-    d_out, d_norm_weight, d_norm_bias = _ops.relu_norm_backward(
+    d_out, d_norm_weight, d_norm_bias = seeded("relu_norm_backward", seed)(
         grad, out.to(grad.dtype), norm_weight, mean, rstd, dropout, seed
     )
     ends = torch.cat([attended.to(grad.dtype), roots.h], dim=1)
@@ -161,7 +162,7 @@ def _composite_backward(
     dwv = torch.bmm(g.permute(1, 2, 0), z.transpose(0, 1))
     dbv = (s.unsqueeze(-1) * g).sum(0)
     dz, ds = carry(g, wv.view(per_head)), (g * bv.view(heads, -1)).sum(-1)
-    du, dc, d_node, d_edge, dw, db = _ops.temporal_attention_backward(
+    du, dc, d_node, d_edge, dw, db = seeded("temporal_attention_backward", seed)(
         dz, ds, roots.u, node_table, *block, logit, *options, need_node, need_edge
     )
     dwk = torch.bmm(roots.q.permute(1, 2, 0), du.transpose(0, 1))
@@ -211,7 +212,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     need = ctx.needs_input_grad
     if grad is None:
         return (None,) * len(need)
-    d_node, d_root, *weights, d_edge, dw, db = _ops.temporal_attention_layer_backward(
+    d_node, d_root, *weights, d_edge, dw, db = seeded("temporal_attention_layer_backward", ctx.options[2])(
         grad, *ctx.saved_tensors, *ctx.options, need[0], need[1], need[_EDGE]
     )
     tables = (d_node if need[0] else None, d_root if need[1] else None)
@@ -221,6 +222,7 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
 
 autograd("temporal_attention_layer", _backward, _setup)
 once_differentiable("temporal_attention_layer_backward")
+keyed("temporal_attention_layer", "temporal_attention_layer_backward")
 
 
 def temporal_attention_layer(
@@ -246,7 +248,7 @@ def temporal_attention_layer(
     time_b: Tensor,
     heads: int,
     dropout: float = 0.0,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     eps: float = 1e-5,
 ) -> Tensor:
     """The attention layer of TGAT as TGL has it, keys and values of neighbours not formed, roots' rows read in place.
@@ -269,7 +271,7 @@ def temporal_attention_layer(
         edge_table, nbr_row, edge_row, dt, count, time_w, time_b: As in `temporal_attention`.
         heads: Attention heads H.
         dropout: Rate in `[0, 1)`, of the attention weights as in `temporal_attention` and of the output as in `relu_norm`.
-        seed: Seed of both.
+        seed: Seed of both, a number or an int64 tensor of one element, which is read when the op runs.
         eps: Added to the variance, above 0.
 
     Returns:
@@ -314,7 +316,8 @@ def temporal_attention_layer(
             raise TypeError(f"{name}: {what} must be {node_table.dtype} like node_table, got {t.dtype}")
         if t.shape != shape:
             raise ValueError(f"{name}: {what} must be {list(shape)}, got {list(t.shape)}")
-    return _ops.temporal_attention_layer(
+    check_seed(name, seed)
+    return seeded(name, seed)(
         node_table, root_table, root_row, wq, bq, wk, bk, wv, bv, wo, bo, norm_weight, norm_bias,
         edge_table, nbr_row, edge_row, dt, count, time_w, time_b, heads, dropout, seed, eps,
     )[0]  # fmt: skip

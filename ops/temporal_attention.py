@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, check_seed, define, fake, impl, keyed, once_differentiable, seeded
 from gnnaccel.ops._philox import LOW, philox4x32
 
 #: Slope for negative logits by `activation`.
@@ -230,7 +230,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
 
 def _backward(ctx: Any, grad_z: Tensor, grad_s: Tensor, grad_logit: Tensor) -> tuple[Tensor | None, ...]:
     need = ctx.needs_input_grad
-    du, dc, d_node, d_edge, dw, db = torch.ops.gnnaccel.temporal_attention_backward(
+    *_, seed, _ = ctx.options
+    du, dc, d_node, d_edge, dw, db = seeded("temporal_attention_backward", seed)(
         grad_z, grad_s, *ctx.saved_tensors, *ctx.options, need[2], need[3]
     )
     tables = (d_node if need[2] else None, d_edge if need[3] else None)
@@ -239,6 +240,7 @@ def _backward(ctx: Any, grad_z: Tensor, grad_s: Tensor, grad_logit: Tensor) -> t
 
 autograd("temporal_attention", _backward, _setup)
 once_differentiable("temporal_attention_backward")
+keyed("temporal_attention", "temporal_attention_backward")
 
 
 def check_block(
@@ -306,7 +308,7 @@ def temporal_attention(
     scale: float = 1.0,
     activation: str = "none",
     dropout: float = 0.0,
-    seed: int = 0,
+    seed: int | Tensor = 0,
     deterministic: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Attention of R roots over their K temporal neighbours, without projecting the neighbours.
@@ -336,7 +338,8 @@ def temporal_attention(
         scale: Factor of the logits.
         activation: "none" or "leaky_relu" (slope 0.2, as in TGL), applied to the scaled logits.
         dropout: Rate in `[0, 1)`; kept weights are scaled by `1 / (1 - dropout)`.
-        seed: Seed of the dropout: the mask is a function of (seed, root, head, slot), the same on every device.
+        seed: Seed of the dropout: the mask is a function of (seed, root, head, slot), the same on every device. A number, or an
+            int64 tensor of one element, which is read when the op runs: a replayed CUDA graph sees what is in it then.
         deterministic: On CUDA, False lets the gradients of the tables be added up by atomics. True sorts by row instead.
 
     Returns:
@@ -379,7 +382,8 @@ def temporal_attention(
         raise TypeError(f"{name}: c must be {u.dtype} like u, got {c.dtype}")
     if c.shape != u.shape[:2]:
         raise ValueError(f"{name}: c must be [R, H] of u, got {list(c.shape)}")
-    z, s, _ = torch.ops.gnnaccel.temporal_attention(
+    check_seed(name, seed)
+    z, s, _ = seeded(name, seed)(
         u,
         c,
         node_table,

@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gnnaccel.kernels.triton._seed import seed_of
+
 
 @triton.jit
 def part(base, stride, o_h, o_d, m_h, n, ACC: tl.constexpr):
@@ -48,6 +50,7 @@ def back(p, q, e, u):
 @triton.jit
 def keep(seed, THRESHOLD: tl.constexpr, KEEP_SCALE: tl.constexpr, i_r, o_k, o_h, ACC: tl.constexpr):
     """Dropout factors [BLOCK_K, BLOCK_H]; Philox4x32-10 with counter (root, head, slot // 4) as in baselines/cpp."""
+    seed = seed_of(seed)
     zero = o_k[:, None] * 0 + o_h[None, :] * 0
     low = (i_r & 0x7FFFFFFF).to(tl.int32)
     low = tl.where((i_r >> 31) & 1 != 0, low | -2147483648, low)

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._seed import seed_of
 
 #: 0x64726F70: the fourth word of the counters.
 STREAM = tl.constexpr(0x64726F70)
@@ -35,6 +36,7 @@ def dropout_kernel(
     low = tl.where(((o_r >> 31) & 1) != 0, low | -2147483648, low)
     high = (o_r >> 32).to(tl.int32)
     # one draw for four columns
+    seed = seed_of(seed)
     w0, w1, w2, w3 = tl.philox(seed, zero + low[:, None], zero + o_g[None, :], zero + high[:, None], zero + STREAM)
     b_word = (tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3)) >> 8).to(tl.int32)
     at = o_r[:, None] * D + o_d[None, :]

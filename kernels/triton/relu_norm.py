@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._seed import seed_of
 
 #: 0xEE6F726D as int32: the fourth word of the counters.
 STREAM = tl.constexpr(0xEE6F726D - 2**32)
@@ -22,6 +23,7 @@ def _words(seed, o_r, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr):
     low = (o_r & 0x7FFFFFFF).to(tl.int32)
     low = tl.where(((o_r >> 31) & 1) != 0, low | -2147483648, low)
     high = (o_r >> 32).to(tl.int32)
+    seed = seed_of(seed)
     w0, w1, w2, w3 = tl.philox(seed, zero + low[:, None], zero + o_g[None, :], zero + high[:, None], zero + STREAM)
     return tl.interleave(tl.interleave(w0, w2), tl.interleave(w1, w3))
 
@@ -208,8 +210,10 @@ _WIDE = {**_TILE, "BLOCK_R": 1, "BLOCK_D": MAX_COLUMNS}
 KERNELS = [
     KernelSpec("relu_norm_fwd", relu_norm_fwd_kernel, _SIGNATURE, {**_PLAIN, "EPS": 1e-5}),
     KernelSpec("relu_norm_fwd_dropout", relu_norm_fwd_kernel, _SIGNATURE, {**_TILE, "EPS": 1e-5}),
+    KernelSpec("relu_norm_fwd_keyed", relu_norm_fwd_kernel, {**_SIGNATURE, "seed": "*i64"}, {**_TILE, "EPS": 1e-5}),
     KernelSpec("relu_norm_fwd_wide", relu_norm_fwd_kernel, _SIGNATURE, {**_WIDE, "EPS": 1e-5}, num_warps=8),
     KernelSpec("relu_norm_bwd", relu_norm_bwd_kernel, _SIGNATURE, _PLAIN),
     KernelSpec("relu_norm_bwd_dropout", relu_norm_bwd_kernel, _SIGNATURE, _TILE),
+    KernelSpec("relu_norm_bwd_keyed", relu_norm_bwd_kernel, {**_SIGNATURE, "seed": "*i64"}, _TILE),
     KernelSpec("relu_norm_bwd_wide", relu_norm_bwd_kernel, _SIGNATURE, _WIDE, num_warps=8),
 ]

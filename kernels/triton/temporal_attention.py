@@ -534,6 +534,13 @@ KERNELS = [
         {**_FLAGS, **_PASS, **_TILES, "STORE_WEIGHT": False, "ATOMIC_NODE": True},
         num_warps=_WARPS,
     ),
+    *(
+        KernelSpec(f"{name}_keyed", kernel, {**_SIGNATURE, "seed": "*i64"}, {**more, **_TILES}, num_warps=_WARPS)
+        for name, kernel, more in (
+            ("temporal_attention_fwd", temporal_attention_fwd_kernel, _FLAGS),
+            ("temporal_attention_bwd", temporal_attention_bwd_kernel, {**_FLAGS, **_PASS}),
+        )
+    ),
     KernelSpec(
         "temporal_attention_table",
         temporal_attention_table_kernel,
