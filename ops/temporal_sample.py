@@ -18,12 +18,17 @@ MODES = {"strict": 0, "inclusive": 1, "by_event_id": 2, "before_batch": 3, "tgl_
 STRATEGIES = ("recent", "uniform")
 
 # Times that are scalars (window, bound_t) travel as the 64 bits of the graph's time dtype.
-define(
-    "temporal_sample(Tensor row_start, Tensor row_end, Tensor nbr, Tensor eid, Tensor t, Tensor nodes, Tensor times, "
-    "Tensor? event_ids, Tensor? draw_keys, int fanout, int visibility, bool uniform, bool replace, int window, "
-    "int bound_t, int bound_eid, int seed, int epoch, int batch, int root_offset, int hop) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+_INPUTS = (
+    "Tensor row_start, Tensor row_end, Tensor nbr, Tensor eid, Tensor t, Tensor nodes, Tensor times, "
+    "Tensor? event_ids, Tensor? draw_keys, int fanout, int visibility, bool uniform, bool replace, int window"
 )
+_OUTPUTS = "(Tensor, Tensor, Tensor, Tensor, Tensor)"
+define(
+    f"temporal_sample({_INPUTS}, int bound_t, int bound_eid, int seed, int epoch, int batch, int root_offset, int hop)"
+    f" -> {_OUTPUTS}"
+)
+# with what changes from batch to batch in a tensor: epoch, batch, bound_t, bound_eid
+define(f"temporal_sample.keyed({_INPUTS}, Tensor counters, int seed, int root_offset, int hop) -> {_OUTPUTS}")
 
 _NO_WINDOW = {torch.int64: -1, torch.float64: struct.unpack("q", struct.pack("d", math.inf))[0]}
 _INT32 = 0xFFFFFFFF
@@ -45,6 +50,21 @@ def _cuda(*args: Any) -> Sample:
     from gnnaccel.kernels.cuda.temporal_sample import temporal_sample
 
     return temporal_sample(*args)
+
+
+@impl("temporal_sample.keyed", "CUDA")
+def _cuda_keyed(*args: Any) -> Sample:
+    from gnnaccel.kernels.cuda.temporal_sample import temporal_sample
+
+    *inputs, counters, seed, root_offset, hop = args
+    return temporal_sample(*inputs, 0, 0, seed, 0, 0, root_offset, hop, counters)
+
+
+@impl("temporal_sample.keyed", "CompositeExplicitAutograd")
+def _read(*args: Any) -> Sample:
+    *inputs, counters, seed, root_offset, hop = args
+    epoch, batch, bound_t, bound_eid = counters.tolist()
+    return torch.ops.gnnaccel.temporal_sample.default(*inputs, bound_t, bound_eid, seed, epoch, batch, root_offset, hop)
 
 
 # --- plain torch ----------------------------------------------------------------------------------------------------------
@@ -190,6 +210,7 @@ def _composite(
     return (*out[:3], count.to(torch.int32), out[3] if t.dtype == torch.float64 else t.new_empty((0, fanout)))
 
 
+@fake("temporal_sample.keyed")
 @fake("temporal_sample")
 def _fake(
     row_start: Tensor, row_end: Tensor, nbr: Tensor, eid: Tensor, t: Tensor, nodes: Tensor, times: Tensor, *args: Any
@@ -298,6 +319,7 @@ def temporal_sample(
     batch_start: tuple[int | float, int] | None = None,
     root_offset: int = 0,
     draw_keys: Tensor | None = None,
+    counters: Tensor | None = None,
 ) -> Block:
     """Sample up to `fanout` past events of each root (node, time), with their other endpoints.
 
@@ -327,6 +349,8 @@ def temporal_sample(
         draw_keys: int64 `[R]`, takes the place of index + `root_offset` in the key of the draws, all 64 bits of it: roots with
             the same key draw the same words wherever they stand, roots with distinct keys unrelated ones. Keys
             0, 1, 2, ... are the default. Not looked at by `"recent"`.
+        counters: int64 `[4]` on the graph's device: epoch, batch, and `batch_start`'s two numbers (of a float64 time its bits).
+            They take the places of these arguments, and are read when the op runs: for a step in a CUDA graph.
 
     Returns:
         A `Block`: `nbr`, `eid`, `dt` `[R, fanout]`, newest first, and `count` `[R]`. The search is exact and keeps no state;
@@ -387,9 +411,10 @@ def temporal_sample(
             raise ValueError(f"temporal_sample: event_ids must be {list(nodes.shape)} like nodes, got {given}")
         event_ids = event_ids.contiguous()
     elif visibility == 3:
-        if batch_start is None:
+        if batch_start is None and counters is None:
             raise ValueError("temporal_sample: batch_start must be given with semantics='before_batch', got None")
-        bound_t, bound_eid = _scalar_time("batch_start[0]", batch_start[0], dtype), int(batch_start[1])
+        if batch_start is not None:
+            bound_t, bound_eid = _scalar_time("batch_start[0]", batch_start[0], dtype), int(batch_start[1])
     if draw_keys is not None:
         if draw_keys.dtype != torch.int64:
             raise TypeError(f"temporal_sample: draw_keys must be int64, got {draw_keys.dtype}")
@@ -399,32 +424,25 @@ def temporal_sample(
         if draw_keys.device != t.device:
             raise ValueError(f"temporal_sample: draw_keys must be on {t.device} like the graph, got {draw_keys.device}")
         draw_keys = draw_keys.contiguous() if strategy == "uniform" else None
+    if counters is not None and (
+        counters.dtype != torch.int64 or counters.shape != (4,) or counters.device != t.device
+    ):
+        given = f"{counters.dtype} {list(counters.shape)} on {counters.device}"
+        raise ValueError(f"temporal_sample: counters must be int64 [4] on {t.device} like the graph, got {given}")
+    args = (
+        *(g.row_start, g.row_end, g.nbr, g.eid, t, nodes.contiguous(), times.contiguous()),
+        *(event_ids if visibility == 2 else None, draw_keys),
+        *(fanout, visibility, strategy == "uniform", replace, limit),
+    )
+    sample = torch.ops.gnnaccel.temporal_sample
     try:
-        nbr, eid, dt, count, float_t = torch.ops.gnnaccel.temporal_sample.default(
-            g.row_start,
-            g.row_end,
-            g.nbr,
-            g.eid,
-            t,
-            nodes.contiguous(),
-            times.contiguous(),
-            event_ids if visibility == 2 else None,
-            draw_keys,
-            fanout,
-            visibility,
-            strategy == "uniform",
-            replace,
-            limit,
-            bound_t,
-            bound_eid,
-            seed,
-            epoch,
-            batch,
-            root_offset,
-            hop,
-        )
+        if counters is None:
+            out = sample.default(*args, bound_t, bound_eid, seed, epoch, batch, root_offset, hop)
+        else:
+            out = sample.keyed(*args, counters.contiguous(), seed, root_offset, hop)
     except RuntimeError as error:
         if "bad root" in str(error):
             _bad_root(g, nodes, times)
         raise
+    nbr, eid, dt, count, float_t = out
     return Block(nbr, eid, dt, count, times, float_t)

@@ -28,47 +28,54 @@ __device__ __forceinline__ void from_bits(int64_t bits, double& out) { out = __l
 
 }  // namespace gnnaccel
 
-// Plain arguments, all of eight bytes: any launcher can pass them.
-#define GNNACCEL_TEMPORAL_SAMPLE(NAME, ID, TIME)                                                                   \
-  extern "C" __global__ void NAME(const int64_t* row_start, const int64_t* row_end, const ID* nbr, const ID* eid,  \
-                                  const TIME* t, const void* nodes, const TIME* times, const int64_t* event_ids,   \
-                                  const int64_t* draw_keys, ID* out_nbr, ID* out_eid, TIME* out_dt, TIME* out_t,   \
-                                  int32_t* out_count, int64_t num_nodes, int64_t num_roots, int64_t fanout,        \
-                                  int64_t nodes_are_64, int64_t visibility, int64_t uniform, int64_t replace,      \
-                                  int64_t window, int64_t bound_t, int64_t bound_eid, int64_t seed, int64_t epoch, \
-                                  int64_t batch, int64_t root_offset, int64_t hop) {                               \
-    gnnaccel::SampleArgs<ID, TIME> a{};                                                                            \
-    a.row_start = row_start;                                                                                       \
-    a.row_end = row_end;                                                                                           \
-    a.nbr = nbr;                                                                                                   \
-    a.eid = eid;                                                                                                   \
-    a.t = t;                                                                                                       \
-    a.nodes = nodes;                                                                                               \
-    a.times = times;                                                                                               \
-    a.event_ids = event_ids;                                                                                       \
-    a.draw_keys = draw_keys;                                                                                       \
-    a.out_nbr = out_nbr;                                                                                           \
-    a.out_eid = out_eid;                                                                                           \
-    a.out_dt = out_dt;                                                                                             \
-    a.out_t = out_t;                                                                                               \
-    a.out_count = out_count;                                                                                       \
-    a.num_nodes = num_nodes;                                                                                       \
-    a.num_roots = num_roots;                                                                                       \
-    a.fanout = fanout;                                                                                             \
-    a.nodes_are_64 = static_cast<int32_t>(nodes_are_64);                                                           \
-    a.visibility = static_cast<int32_t>(visibility);                                                               \
-    a.uniform = static_cast<int32_t>(uniform);                                                                     \
-    a.replace = replace && visibility != gnnaccel::kTglCompat;                                                     \
-    gnnaccel::from_bits(window, a.window);                                                                         \
-    gnnaccel::from_bits(bound_t, a.bound_t);                                                                       \
-    a.has_window = !gnnaccel::no_window(a.window);                                                                 \
-    a.bound_eid = bound_eid;                                                                                       \
-    a.seed = seed;                                                                                                 \
-    a.epoch = epoch;                                                                                               \
-    a.batch = batch;                                                                                               \
-    a.root_offset = root_offset;                                                                                   \
-    a.hop = hop;                                                                                                   \
-    gnnaccel::sample_block(a);                                                                                     \
+// Plain arguments, all of eight bytes: any launcher can pass them. `counters`, if given, takes the places of epoch,
+// batch, bound_t and bound_eid: what is read from memory may differ from replay to replay of a CUDA graph.
+#define GNNACCEL_TEMPORAL_SAMPLE(NAME, ID, TIME)                                                                       \
+  extern "C" __global__ void NAME(const int64_t* row_start, const int64_t* row_end, const ID* nbr, const ID* eid,      \
+                                  const TIME* t, const void* nodes, const TIME* times, const int64_t* event_ids,       \
+                                  const int64_t* draw_keys, const int64_t* counters, ID* out_nbr, ID* out_eid,         \
+                                  TIME* out_dt, TIME* out_t, int32_t* out_count, int64_t num_nodes, int64_t num_roots, \
+                                  int64_t fanout, int64_t nodes_are_64, int64_t visibility, int64_t uniform,           \
+                                  int64_t replace, int64_t window, int64_t bound_t, int64_t bound_eid, int64_t seed,   \
+                                  int64_t epoch, int64_t batch, int64_t root_offset, int64_t hop) {                    \
+    gnnaccel::SampleArgs<ID, TIME> a{};                                                                                \
+    a.row_start = row_start;                                                                                           \
+    a.row_end = row_end;                                                                                               \
+    a.nbr = nbr;                                                                                                       \
+    a.eid = eid;                                                                                                       \
+    a.t = t;                                                                                                           \
+    a.nodes = nodes;                                                                                                   \
+    a.times = times;                                                                                                   \
+    a.event_ids = event_ids;                                                                                           \
+    a.draw_keys = draw_keys;                                                                                           \
+    a.out_nbr = out_nbr;                                                                                               \
+    a.out_eid = out_eid;                                                                                               \
+    a.out_dt = out_dt;                                                                                                 \
+    a.out_t = out_t;                                                                                                   \
+    a.out_count = out_count;                                                                                           \
+    a.num_nodes = num_nodes;                                                                                           \
+    a.num_roots = num_roots;                                                                                           \
+    a.fanout = fanout;                                                                                                 \
+    a.nodes_are_64 = static_cast<int32_t>(nodes_are_64);                                                               \
+    a.visibility = static_cast<int32_t>(visibility);                                                                   \
+    a.uniform = static_cast<int32_t>(uniform);                                                                         \
+    a.replace = replace && visibility != gnnaccel::kTglCompat;                                                         \
+    gnnaccel::from_bits(window, a.window);                                                                             \
+    gnnaccel::from_bits(bound_t, a.bound_t);                                                                           \
+    a.has_window = !gnnaccel::no_window(a.window);                                                                     \
+    a.bound_eid = bound_eid;                                                                                           \
+    a.seed = seed;                                                                                                     \
+    a.epoch = epoch;                                                                                                   \
+    a.batch = batch;                                                                                                   \
+    a.root_offset = root_offset;                                                                                       \
+    a.hop = hop;                                                                                                       \
+    if (counters != nullptr) {                                                                                         \
+      a.epoch = counters[0];                                                                                           \
+      a.batch = counters[1];                                                                                           \
+      gnnaccel::from_bits(counters[2], a.bound_t);                                                                     \
+      a.bound_eid = counters[3];                                                                                       \
+    }                                                                                                                  \
+    gnnaccel::sample_block(a);                                                                                         \
   }
 
 GNNACCEL_TEMPORAL_SAMPLE(temporal_sample_i32_i64, int32_t, int64_t)

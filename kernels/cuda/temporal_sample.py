@@ -58,8 +58,12 @@ def temporal_sample(
     batch: int,
     root_offset: int,
     hop: int,
+    counters: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op's arguments and results; everything contiguous and on one device."""
+    """The op's arguments and results; everything contiguous and on one device.
+
+    `counters`, int64 `[4]`, takes the places of epoch, batch, bound_t and bound_eid.
+    """
     import cupy
 
     roots = nodes.shape[0]
@@ -69,7 +73,7 @@ def temporal_sample(
     out_count = torch.empty(roots, dtype=torch.int32, device=t.device)
     if roots == 0:
         return out_nbr, out_eid, out_dt, out_count, out_t
-    inputs = (row_start, row_end, nbr, eid, t, nodes, times, event_ids, draw_keys)
+    inputs = (row_start, row_end, nbr, eid, t, nodes, times, event_ids, draw_keys, counters)
     tensors = (*inputs, out_nbr, out_eid, out_dt, out_t, out_count)
     scalars = (
         *(row_start.shape[0], roots, fanout, nodes.dtype == torch.int64, visibility, uniform, replace),

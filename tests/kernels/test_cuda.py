@@ -117,8 +117,9 @@ void launch(long blocks, unsigned threads, const F& kernel) {
   extern "C" void run_##NAME(long blocks, unsigned threads, const void* const* p, const int64_t* s) {           \
     launch(blocks, threads, [&] {                                                                               \
       NAME((const int64_t*)p[0], (const int64_t*)p[1], (const ID*)p[2], (const ID*)p[3], (const TIME*)p[4],     \
-           p[5], (const TIME*)p[6], (const int64_t*)p[7], (const int64_t*)p[8], (ID*)p[9], (ID*)p[10],          \
-           (TIME*)p[11], (TIME*)p[12], (int32_t*)p[13], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8],   \
+           p[5], (const TIME*)p[6], (const int64_t*)p[7], (const int64_t*)p[8], (const int64_t*)p[9],           \
+           (ID*)p[10], (ID*)p[11], (TIME*)p[12], (TIME*)p[13], (int32_t*)p[14],                                 \
+           s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8],                                                \
            s[9], s[10], s[11], s[12], s[13], s[14]);                                                            \
     });                                                                                                         \
   }
@@ -141,21 +142,24 @@ def on_host(tmp_path_factory):
     subprocess.run([*command, "-o", str(folder / "k.so"), str(folder / "k.cpp")], check=True, stdin=subprocess.DEVNULL)
     library = ctypes.CDLL(str(folder / "k.so"))
 
-    def run(*args):
+    def run(*args, counters=None):
         out = torch.ops.gnnaccel.temporal_sample.default(*args)
         poisoned = [torch.full_like(o, 77) for o in out]
         *tensors, fanout, visibility, uniform, replace = args[:13]
         nbr, t, nodes = tensors[2], tensors[4], tensors[5]
         order = [poisoned[i] for i in (0, 1, 2, 4, 3)]
-        pointers = [0 if x is None or x.numel() == 0 else x.data_ptr() for x in [*tensors, *order]]
+        pointers = [0 if x is None or x.numel() == 0 else x.data_ptr() for x in [*tensors, counters, *order]]
         scalars = [len(tensors[0]), len(nodes), fanout, int(nodes.dtype == torch.int64), visibility, uniform, replace]
         scalars = [int(x) for x in [*scalars, *args[13:]]]
+        if counters is not None:
+            for place in (8, 9, 11, 12):  # what they take the places of
+                scalars[place] = -99
         kernel = getattr(library, "run_" + launcher.NAMES[nbr.dtype, t.dtype])
         blocks = -(-len(nodes) // launcher.BLOCK_ROOTS)
         kernel(
             ctypes.c_long(blocks),
             ctypes.c_uint(launcher.BLOCK_ROOTS),
-            (ctypes.c_void_p * 14)(*pointers),
+            (ctypes.c_void_p * 15)(*pointers),
             (ctypes.c_int64 * 15)(*scalars),
         )
         return out, poisoned
@@ -188,7 +192,9 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(on_host, ids, time):
             *(no_window if window is None else bits(window, time), bits(t[events // 2].item(), time), events // 2),
             *(2**35 + 1, 3, 4, 1000, 2),
         )
-        with threads(2):
-            want, got = on_host(*args)
-        for x, y in zip(want, got, strict=True):
-            assert torch.equal(x, y)
+        bound_t, bound_eid, _, epoch, batch = args[14:19]
+        for counters in (None, torch.tensor([epoch, batch, bound_t, bound_eid])):
+            with threads(2):
+                want, got = on_host(*args, counters=counters)
+            for x, y in zip(want, got, strict=True):
+                assert torch.equal(x, y)

@@ -550,3 +550,31 @@ def test_wrong_device():
         )
     with pytest.raises(ValueError, match=r"draw_keys must be on .* like the graph, got meta"):
         ask(line([1, 2]), 0, 3, draw_keys=torch.empty(1, dtype=torch.int64, device="meta"))
+
+
+@pytest.mark.parametrize("strategy", ["recent", "uniform"])
+@pytest.mark.parametrize("semantics", ["strict", "before_batch"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_counters_in_a_tensor_are_the_numbers(strategy, semantics, dtype):
+    gen = torch.Generator().manual_seed(3)
+    src, dst = torch.randint(0, 9, (2, 200), generator=gen)
+    t = torch.randint(0, 50, (200,), generator=gen).sort().values.to(dtype)
+    g = ga.TemporalGraph.from_events(src.to(DEVICE), dst.to(DEVICE), t.to(DEVICE), num_nodes=9)
+    nodes, times = torch.arange(-1, 9, device=DEVICE), torch.full((10,), 40, dtype=dtype, device=DEVICE)
+    options = {"strategy": strategy, "semantics": semantics, "fanout": 3, "seed": 7}
+    start = (t[120].item(), 120)
+    bits = t[120:121].view(torch.int64).item()
+    counters = torch.tensor([5, 6, bits, 120], device=DEVICE)
+    want = ga.temporal_sample(g, nodes, times, epoch=5, batch=6, batch_start=start, **options)
+    got = ga.temporal_sample(g, nodes, times, counters=counters, **options)
+    assert all(torch.equal(getattr(want, f), getattr(got, f)) for f in ("nbr", "eid", "dt", "count", "t"))
+    counters[1] += 1
+    if strategy == "uniform":
+        again = ga.temporal_sample(g, nodes, times, counters=counters, **options)
+        assert not torch.equal(want.eid, again.eid)
+
+
+def test_counters_must_be_four_numbers():
+    g = ga.TemporalGraph.from_events([0], [1], [1])
+    with pytest.raises(ValueError, match=r"counters must be int64 \[4\] on cpu like the graph, got torch.int64 \[3\]"):
+        ga.temporal_sample(g, torch.tensor([0]), torch.tensor([2]), counters=torch.zeros(3, dtype=torch.int64))
