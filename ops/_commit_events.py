@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,11 +13,35 @@ from gnnaccel.ops.latest_per_node import latest_per_node
 
 IDS = (torch.int32, torch.int64)
 
-define(
-    "commit_events(Tensor(a!) memory, Tensor(b!) last_update, Tensor(c!) mail, Tensor(d!) mail_time, Tensor(e!) has_mail,"
-    " Tensor ends, Tensor times, Tensor row, Tensor rows_memory, Tensor rows_time, Tensor event_ids, Tensor? edge_feat)"
-    " -> ()"
+_INPUTS = (
+    "Tensor(a!) memory, Tensor(b!) last_update, Tensor(c!) mail, Tensor(d!) mail_time, Tensor(e!) has_mail,"
+    " Tensor ends, Tensor times, Tensor row, Tensor rows_memory, Tensor rows_time, Tensor event_ids, Tensor? edge_feat"
 )
+define(f"commit_events({_INPUTS}) -> ()")
+# with room for more events than there are: how many is a number on the device
+define(f"commit_events.counted({_INPUTS}, Tensor count) -> ()")
+
+
+@impl("commit_events", "CUDA")
+def _cuda(*args: Any) -> None:
+    from gnnaccel.kernels.triton.commit_events import commit_events
+
+    commit_events(*args)
+
+
+@impl("commit_events.counted", "CUDA")
+def _cuda_counted(*args: Any) -> None:
+    from gnnaccel.kernels.triton.commit_events import commit_events
+
+    commit_events(*args)
+
+
+@impl("commit_events.counted", "CompositeExplicitAutograd")
+def _sliced(*args: Any) -> None:
+    *tables, ends, times, row, rows_memory, rows_time, event_ids, edge_feat, count = args
+    B = int(count)
+    of_ends = (x[: 2 * B] for x in (ends, times, row))
+    torch.ops.gnnaccel.commit_events.default(*tables, *of_ends, rows_memory, rows_time, event_ids[:B], edge_feat)
 
 
 @impl("commit_events", "CompositeExplicitAutograd")
@@ -53,6 +79,7 @@ def _composite(
     has_mail.index_fill_(0, nodes, True)
 
 
+@fake("commit_events.counted")
 @fake("commit_events")
 def _fake(*args: Tensor | None) -> None:
     return None
@@ -72,6 +99,7 @@ def commit_events(
     rows_time: Tensor,
     event_ids: Tensor,
     edge_feat: Tensor | None = None,
+    count: Tensor | None = None,
 ) -> None:
     """Store the memory of the ends of a batch's events, and leave them the last event of each as mail (TGN, TGL), in place.
 
@@ -92,6 +120,10 @@ def commit_events(
         rows_time: Time of its last update, `[U]`, dtype of `last_update`.
         event_ids: Event ids, int64 `[B]`.
         edge_feat: Features of all events by id, `[E, De]`, floating, converted to the dtype of `memory`; None for De = 0.
+
+        count: How many events there are, int64 `[1]` in `[0, B]` on the device of the tables, when B is only the room for them:
+            then the first `count` ends are sources, the next `count` their destinations, the first `count` event ids theirs,
+            and the rest is not looked at. None: B.
 
     Gradients: none; the tables are state.
 
@@ -146,17 +178,11 @@ def commit_events(
     if not torch.compiler.is_compiling():
         # an op made by Library.define does not tell autograd what it writes: a backward pass that still needs it would not know
         torch.autograd.graph.increment_version((memory, last_update, mail, mail_time, has_mail))
-    torch.ops.gnnaccel.commit_events(
-        memory,
-        last_update,
-        mail,
-        mail_time,
-        has_mail,
-        ends,
-        times,
-        row,
-        rows_memory,
-        rows_time,
-        event_ids,
-        edge_feat,
-    )
+    state = (memory, last_update, mail, mail_time, has_mail)
+    batch = (ends, times, row, rows_memory, rows_time, event_ids, edge_feat)
+    if count is None:
+        torch.ops.gnnaccel.commit_events.default(*state, *batch)
+    elif count.dtype != torch.int64 or count.numel() != 1:
+        raise ValueError(f"commit_events: count must be int64 [1], got {count.dtype} {list(count.shape)}")
+    else:
+        torch.ops.gnnaccel.commit_events.counted(*state, *batch, count)

@@ -21,8 +21,10 @@ def padded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """`F.linear`, as near to this file's promise as a BLAS library allows.
 
     Libraries keep special kernels for a few rows, and split some products of a transposed matrix between their threads: so at
-    least 16 rows, and no transposed matrix.
+    least 16 rows, and no transposed matrix. On CUDA neither helps.
     """
+    if x.is_cuda:
+        return F.linear(x, weight, bias)
     few, enough, matrix = x.shape[0], 16, weight.T.contiguous()
     if few < enough:
         x = F.pad(x, (0, 0, 0, enough - few))
@@ -31,7 +33,9 @@ def padded_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def blocked_product(a: Tensor, b: Tensor) -> Tensor:
-    """`a.T @ b` in blocks of rows: BLAS libraries split a long sum between their threads."""
+    """`a.T @ b`, on CPU in blocks of rows: BLAS libraries split a long sum between their threads."""
+    if a.is_cuda:
+        return a.T @ b
     block = 128
     out = a.new_zeros((a.shape[1], b.shape[1]))
     for i in range(0, a.shape[0], block):

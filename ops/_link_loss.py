@@ -14,6 +14,8 @@ _WEIGHTS = "Tensor w_src, Tensor b_src, Tensor w_dst, Tensor w_out, Tensor b_out
 _GRADS = "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor"
 # the loss is a number: its gradients are made with it, and `backward` only scales them
 define(f"link_loss(Tensor h, {_WEIGHTS}, SymInt events, bool grads) -> (Tensor, {_GRADS})")
+# with room for more events than there are: how many is a number on the device
+define(f"link_loss.counted(Tensor h, {_WEIGHTS}, SymInt events, bool grads, Tensor count) -> (Tensor, {_GRADS})")
 define(
     "link_loss_backward(Tensor grad, Tensor dh, Tensor dw_src, Tensor db_src, Tensor dw_dst, Tensor dw_out,"
     f" Tensor db_out) -> ({_GRADS})"
@@ -31,6 +33,21 @@ def _composite(
     events: int,
     grads: bool,
 ) -> tuple[Tensor, ...]:
+    return _composed(h, w_src, b_src, w_dst, w_out, b_out, events, grads, 1.0 / events)
+
+
+def _composed(
+    h: Tensor,
+    w_src: Tensor,
+    b_src: Tensor,
+    w_dst: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    events: int,
+    grads: bool,
+    share: float | Tensor,
+) -> tuple[Tensor, ...]:
+    """`share`: what an event counts, one number or `[B, 1]`."""
     acc = torch.promote_types(h.dtype, torch.float32)
     dtype, B, C = h.dtype, events, h.shape[0] // events - 2
     h, w_src, b_src, w_dst, w_out, b_out = (t.to(acc) for t in (h, w_src, b_src, w_dst, w_out, b_out))
@@ -40,9 +57,10 @@ def _composite(
     hidden = torch.relu(pre)
     logit = (hidden * w_out).sum(-1) + b_out
     # filled on the device: a copy from the host would wait
-    sign, weight = logit.new_ones(1 + C), logit.new_full((1 + C,), 1 / (B * C))
+    sign, weight = logit.new_ones(1 + C), logit.new_full((1 + C,), 1 / C)
     sign[0].fill_(-1)
-    weight[0].fill_(1 / B)
+    weight[0].fill_(1)
+    weight = weight * share
     # float64: torch may add up in another order for another number of threads
     cross = torch.logaddexp(sign * logit, torch.zeros_like(logit))
     loss = (cross * weight).double().sum().to(dtype)
@@ -63,6 +81,32 @@ def _composite(
         g.double().sum().reshape(1),
     )
     return loss, *(t.to(dtype) for t in results)
+
+
+@impl("link_loss.counted", "CompositeExplicitAutograd")
+def _sliced(h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *weights, events, grads, count = rest
+    parts, rows = h.shape[0] // events, int(count) * (h.shape[0] // events)
+    loss, dh, *made = torch.ops.gnnaccel.link_loss.default(h[:rows], *weights, rows // parts, grads)
+    return loss, torch.nn.functional.pad(dh, (0, 0, 0, h.shape[0] - rows)) if grads else dh, *made
+
+
+@impl("link_loss.counted", "CUDA")
+def _masked(h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *weights, events, grads, count = rest
+    B, C, n = events, h.shape[0] // events - 2, count.reshape(())
+    event = torch.arange(B, device=h.device)
+    live, at = event < n, torch.minimum(event, n - 1)
+    candidate = (2 * n + at.unsqueeze(1) * C + torch.arange(C, device=h.device)).reshape(-1)
+    apart = h.index_select(0, torch.cat([at, n + at, candidate]))  # each part with room for B
+    share = live.unsqueeze(1) / n.to(torch.promote_types(h.dtype, torch.float32))
+    loss, dh, *made = _composed(apart, *weights, events, grads, share)
+    if grads:
+        row = torch.arange(h.shape[0], device=h.device)
+        part = torch.minimum(row // n, torch.full_like(row, 2))
+        there = (part * B + row - part * n).clamp(max=h.shape[0] - 1)
+        dh = torch.where((row < (2 + C) * n).unsqueeze(1), dh.index_select(0, there), 0)
+    return loss, dh, *made
 
 
 @impl("link_loss_backward", "CompositeExplicitAutograd")
@@ -107,12 +151,30 @@ def _backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ..
     return *(g if n else None for g, n in zip(made, need, strict=False)), None, None
 
 
+@fake("link_loss.counted")
+def _fake_counted(*args: Any) -> tuple[Tensor, ...]:
+    return _fake(*args[:-1])
+
+
+def _backward_counted(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+    return *_backward(ctx, *grads), None
+
+
 autograd("link_loss", _backward, _setup)
+autograd("link_loss.counted", _backward_counted, _setup)
 once_differentiable("link_loss_backward")
 
 
 def link_loss(
-    h: Tensor, w_src: Tensor, b_src: Tensor, w_dst: Tensor, w_out: Tensor, b_out: Tensor, *, events: int
+    h: Tensor,
+    w_src: Tensor,
+    b_src: Tensor,
+    w_dst: Tensor,
+    w_out: Tensor,
+    b_out: Tensor,
+    *,
+    events: int,
+    count: Tensor | None = None,
 ) -> Tensor:
     """Binary cross-entropy of links against candidates: `mean softplus(-s(i, dst_i)) + mean softplus(s(i, cand_ic))`.
 
@@ -128,6 +190,9 @@ def link_loss(
         w_out: `[N]`.
         b_out: `[1]`.
         events: B, at least 1; C, at least 1, follows from it.
+        count: How many events there are, int64 `[1]` in `[1, B]` on the device of `h`, when B is only the room for them: the
+            first `count * (2 + C)` rows of `h` are as above, and the others are not looked at and get zeros for a gradient.
+            The result is that of these rows alone. None: B.
 
     Returns:
         The loss, a scalar of the dtype of `h`.
@@ -157,4 +222,8 @@ def link_loss(
         if tuple(tensor.shape) != shape:
             raise ValueError(f"link_loss: {name} must be {list(shape)}, got {list(tensor.shape)}")
     grads = torch.is_grad_enabled() and any(t.requires_grad for t in (h, *weights))
-    return torch.ops.gnnaccel.link_loss(h, *weights, events, grads)[0]
+    if count is not None:
+        if count.dtype != torch.int64 or count.numel() != 1:
+            raise ValueError(f"link_loss: count must be int64 [1], got {count.dtype} {list(count.shape)}")
+        return torch.ops.gnnaccel.link_loss.counted(h, *weights, events, grads, count)[0]
+    return torch.ops.gnnaccel.link_loss.default(h, *weights, events, grads)[0]

@@ -8,6 +8,7 @@ from torch import Tensor
 from gnnaccel.ops._library import define, fake, impl
 
 define("unique_nodes(Tensor ids, SymInt? num_nodes) -> (Tensor, Tensor)")
+define("unique_nodes_padded(Tensor ids) -> (Tensor, Tensor, Tensor)")
 
 
 @impl("unique_nodes", "CUDA")
@@ -15,6 +16,27 @@ def _cuda(ids: Tensor, num_nodes: int | None) -> tuple[Tensor, Tensor]:
     from gnnaccel.kernels.triton.unique_nodes import unique_nodes_fwd
 
     return unique_nodes_fwd(ids.contiguous())
+
+
+@impl("unique_nodes_padded", "CUDA")
+def _cuda_padded(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    from gnnaccel.kernels.triton.unique_nodes import unique_nodes_padded_fwd
+
+    return unique_nodes_padded_fwd(ids.contiguous())
+
+
+@impl("unique_nodes_padded", "CompositeExplicitAutograd")
+def _composite_padded(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    unique, inverse = torch.ops.gnnaccel.unique_nodes(ids, None)
+    padded = ids.new_full((ids.numel(),), -1)
+    padded[: len(unique)] = unique
+    return padded, inverse, torch.full((1,), len(unique), device=ids.device)
+
+
+@fake("unique_nodes_padded")
+def _fake_padded(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    inverse = torch.empty(ids.shape, dtype=torch.int64, device=ids.device)
+    return ids.new_empty((ids.numel(),)), inverse, inverse.new_empty((1,))
 
 
 @impl("unique_nodes", "CompositeExplicitAutograd")
@@ -65,3 +87,19 @@ def unique_nodes(ids: Tensor, num_nodes: int | None = None) -> tuple[Tensor, Ten
     if num_nodes is not None and num_nodes < 0:
         raise ValueError(f"unique_nodes: num_nodes must be at least 0, got {num_nodes}")
     return torch.ops.gnnaccel.unique_nodes(ids, num_nodes)
+
+
+def unique_nodes_padded(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`unique_nodes` with results of one size whatever the ids, so that no call waits for a CUDA device.
+
+    Args:
+        ids: As there.
+
+    Returns:
+        `(unique, inverse, count)`: `unique` `[n]` for n ids, -1 from the U-th row on; `inverse` as there; `count` int64 `[1]`, U.
+
+    Cost, determinism and errors as there.
+    """
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"unique_nodes_padded: ids must be int32 or int64, got {ids.dtype}")
+    return torch.ops.gnnaccel.unique_nodes_padded(ids)

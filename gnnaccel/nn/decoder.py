@@ -44,7 +44,7 @@ class LinkDecoder(nn.Module):
         # a product with one column, as a sum: BLAS would split its gradient among threads
         return ((src + dst).relu() * self.out.weight[0]).sum(-1) + self.out.bias
 
-    def loss(self, h: Tensor, events: int) -> Tensor:
+    def loss(self, h: Tensor, events: int, *, count: Tensor | None = None) -> Tensor:
         """Binary cross-entropy of `events` links against their candidates, each side averaged; a scalar.
 
         The same number as from the scores, in one pass from the embeddings to their gradients.
@@ -52,10 +52,10 @@ class LinkDecoder(nn.Module):
         Args:
             h: `[events * (2 + C), dim]`: sources, destinations, then C candidates of the first source, of the second and so on.
             events: Number of links.
+            count: How many there are, int64 `[1]` on the device, when `events` is only the room for them (see `link_loss`).
         """
-        return link_loss(
-            h, self.src.weight, self.src.bias, self.dst.weight, self.out.weight[0], self.out.bias, events=events
-        )
+        weights = (self.src.weight, self.src.bias, self.dst.weight, self.out.weight[0], self.out.bias)
+        return link_loss(h, *weights, events=events, count=count)
 
 
 class DotDecoder(nn.Module):

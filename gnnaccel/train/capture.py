@@ -143,7 +143,6 @@ def _blame(error: BaseException) -> str:
 #: Ops of ours whose results have a size that depends on data, or that wait for another reason.
 WAITING = frozenset(
     {
-        "commit_events",
         "event_levels",
         "group_edges",
         "last_neighbors",

@@ -67,10 +67,17 @@ BLOCK = 128
 
 
 def unique_nodes_fwd(ids: Tensor) -> tuple[Tensor, Tensor]:
+    unique, inverse, count = unique_nodes_padded_fwd(ids)
+    return unique[: int(count)].clone(), inverse
+
+
+def unique_nodes_padded_fwd(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct ids and then -1, `[n]`; the row of each id; and how many are distinct, `[1]`, on the device."""
     n = ids.numel()
     inverse = torch.empty(ids.shape, dtype=torch.int64, device=ids.device)
+    unique = ids.new_full((n,), -1)
     if n == 0:
-        return ids.new_empty((0,)), inverse
+        return unique, inverse, inverse.new_zeros(1)
     bits = max(4, (2 * n - 1).bit_length())
     keys = ids.new_full((1 << bits,), -1)
     first = torch.full((1 << bits,), n, dtype=torch.int64, device=ids.device)
@@ -79,9 +86,8 @@ def unique_nodes_fwd(ids: Tensor) -> tuple[Tensor, Tensor]:
     unique_nodes_insert_kernel[grid](ids, keys, first, slot, n, bits, BLOCK=BLOCK)
     unique_nodes_mark_kernel[grid](first, slot, is_first, n, BLOCK=BLOCK)
     rank = is_first.cumsum(0)
-    unique = ids.new_empty((int(rank[-1]),))
     unique_nodes_number_kernel[grid](ids, first, slot, rank, unique, inverse, n, BLOCK=BLOCK)
-    return unique, inverse
+    return unique, inverse, rank[-1:].clone()
 
 
 KERNELS = [

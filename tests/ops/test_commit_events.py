@@ -5,9 +5,15 @@ import torch
 
 from gnnaccel.baselines.reference.commit_events import commit_events as reference
 from gnnaccel.ops._commit_events import commit_events
-from tests.harness import DEVICE, Case, check_op, served_by
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by
 
 I32, I64, F64 = torch.int32, torch.int64, torch.float64
+
+
+def GEN():
+    return torch.Generator().manual_seed(5)
+
+
 TABLES = ("memory", "last_update", "mail", "mail_time", "has_mail")
 
 
@@ -150,3 +156,35 @@ def test_ids_out_of_range_change_nothing(name, value, message, fallback):
 def test_bad_arguments(changes, error, message):
     with pytest.raises(error, match=f"commit_events: {message}"):
         commit_events(**tables(**changes))
+
+
+def roomy(args, room):
+    """The same events with room for `room` more, filled with what must not be looked at."""
+    B, far = len(args["event_ids"]), 10**15
+
+    def pad(x, n, value):
+        return torch.cat([x, torch.full((n,), value, dtype=x.dtype)])
+
+    of_ends = {"ends": far if args["ends"].dtype == I64 else 2**31 - 1, "times": far, "row": -7}
+    padded = {name: pad(args[name], 2 * room, value) for name, value in of_ends.items()}
+    return {**args, **padded, "event_ids": pad(args["event_ids"], room, far), "count": torch.tensor([B])}
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("room", [0, 3])
+@pytest.mark.parametrize("case", [c for c in CASES if c.small and c.name != "empty"], ids=lambda c: c.name)
+def test_counted_events_are_all_there_is(case, room):
+    args = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in case.make(GEN()).items()}
+    more = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in roomy(case.make(GEN()), room).items()}
+    with served_by("CUDA") if INTERPRET else nullcontext():
+        want, got = on_copies(commit_events)(**args), on_copies(commit_events)(**more)
+    assert all(torch.equal(a, b) for a, b in zip(want, got, strict=True))
+
+
+def test_none_counted_changes_nothing():
+    args = CASES[3].make(GEN())
+    before = [args[name].clone() for name in TABLES]
+    after = on_copies(commit_events)(**args, count=torch.tensor([0]))
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    with pytest.raises(ValueError, match=r"commit_events: count must be int64 \[1\], got torch.int32 \[1\]"):
+        commit_events(**args, count=torch.tensor([0], dtype=torch.int32))

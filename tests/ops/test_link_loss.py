@@ -8,7 +8,7 @@ from gnnaccel.baselines.peers.link_loss import eager
 from gnnaccel.baselines.reference.link_loss import link_loss as reference
 from gnnaccel.nn import LinkDecoder
 from gnnaccel.ops._link_loss import link_loss
-from tests.harness import DEVICE, Case, check_op, served_by
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by
 
 NAMES = ("h", "w_src", "b_src", "w_dst", "w_out", "b_out")
 
@@ -149,3 +149,30 @@ def test_bad_arguments(change, error, message):
     }
     with pytest.raises(error, match=f"link_loss: {message}"):
         link_loss(**{**good, **change})
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("C", [1, 3])
+@pytest.mark.parametrize("room", [0, 5])
+def test_counted_events_are_all_there_is(room, C):
+    B, dtype = 4, torch.float64
+    args, gen = tensors(B=B, C=C, dtype=dtype), torch.Generator().manual_seed(1)
+    more = torch.randn(room * (2 + C), args["h"].shape[1], generator=gen, dtype=dtype).to(DEVICE)
+    h = torch.cat([args["h"].detach(), more]).requires_grad_()
+    leaves = [args[k] for k in NAMES]
+    count = torch.tensor([B], device=DEVICE)
+    with served_by("CUDA") if INTERPRET else nullcontext():
+        want = link_loss(**args)
+        got = link_loss(**{**args, "h": h, "events": B + room}, count=count)
+        wants = torch.autograd.grad(want * 3, leaves)
+        gots = torch.autograd.grad(got * 3, [h, *leaves[1:]])
+        with torch.no_grad():
+            assert link_loss(**{**args, "h": h, "events": B + room}, count=count) == got
+    same = torch.equal if DEVICE == "cpu" and not INTERPRET else torch.allclose
+    assert same(got, want) and same(gots[0][: len(args["h"])], wants[0]) and not gots[0][len(args["h"]) :].any()
+    assert all(same(a, b) for a, b in zip(gots[1:], wants[1:], strict=True))
+
+
+def test_count_must_be_a_number():
+    with pytest.raises(ValueError, match=r"link_loss: count must be int64 \[1\], got torch.float32 \[1\]"):
+        link_loss(**tensors(), count=torch.ones(1))

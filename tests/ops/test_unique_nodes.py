@@ -1,9 +1,12 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 import gnnaccel as ga
 from gnnaccel.baselines.reference.unique_nodes import unique_nodes as reference
-from tests.harness import Case, check_op, threads
+from gnnaccel.ops.unique_nodes import unique_nodes_padded
+from tests.harness import DEVICE, INTERPRET, Case, check_op, served_by, threads
 
 I32, I64 = torch.int32, torch.int64
 
@@ -108,3 +111,21 @@ def test_id_past_num_nodes(num_nodes):
 def test_errors(args, error, match):
     with pytest.raises(error, match=f"unique_nodes: {match}"):
         ga.unique_nodes(*args)
+
+
+@pytest.mark.interpret
+@pytest.mark.parametrize("case", [c for c in CASES if c.small], ids=lambda c: c.name)
+def test_padded_is_the_same_in_one_size(case):
+    ids = case.make(torch.Generator().manual_seed(0))["ids"].to(DEVICE)
+    with served_by("CUDA") if INTERPRET else nullcontext():
+        unique, inverse = ga.unique_nodes(ids)
+        padded, same, count = unique_nodes_padded(ids)
+    assert padded.shape == (ids.numel(),) and padded.dtype == ids.dtype and count.shape == (1,)
+    assert count.item() == len(unique) and torch.equal(padded[: len(unique)], unique)
+    assert (padded[len(unique) :] == -1).all() and torch.equal(same, inverse)
+
+
+def test_padded_errors_and_fakes():
+    with pytest.raises(TypeError, match="unique_nodes_padded: ids must be int32 or int64, got torch.float32"):
+        unique_nodes_padded(torch.zeros(3))
+    torch.library.opcheck(torch.ops.gnnaccel.unique_nodes_padded.default, (torch.tensor([3, -1, 3]),))
