@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,24 +34,14 @@ def _composite(
     events: int,
     grads: bool,
 ) -> tuple[Tensor, ...]:
-    return _composed(h, w_src, b_src, w_dst, w_out, b_out, events, grads, 1.0 / events)
+    return _composed((h, w_src, b_src, w_dst, w_out, b_out), events, grads, 1.0 / events)
 
 
-def _composed(
-    h: Tensor,
-    w_src: Tensor,
-    b_src: Tensor,
-    w_dst: Tensor,
-    w_out: Tensor,
-    b_out: Tensor,
-    events: int,
-    grads: bool,
-    share: float | Tensor,
-) -> tuple[Tensor, ...]:
+def _composed(tensors: Sequence[Tensor], events: int, grads: bool, share: float | Tensor) -> tuple[Tensor, ...]:
     """`share`: what an event counts, one number or `[B, 1]`."""
-    acc = torch.promote_types(h.dtype, torch.float32)
-    dtype, B, C = h.dtype, events, h.shape[0] // events - 2
-    h, w_src, b_src, w_dst, w_out, b_out = (t.to(acc) for t in (h, w_src, b_src, w_dst, w_out, b_out))
+    dtype, B, C = tensors[0].dtype, events, tensors[0].shape[0] // events - 2
+    acc = torch.promote_types(dtype, torch.float32)
+    h, w_src, b_src, w_dst, w_out, b_out = (t.to(acc) for t in tensors)
     src, other = padded_linear(h[:B], w_src, b_src), padded_linear(h[B:], w_dst)
     # [B, 1 + C, hidden]: the destination of an event, then its candidates
     pre = src.unsqueeze(1) + torch.cat([other[:B].unsqueeze(1), other[B:].view(B, C, other.shape[1])], dim=1)
@@ -100,7 +91,7 @@ def _masked(h: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     candidate = (2 * n + at.unsqueeze(1) * C + torch.arange(C, device=h.device)).reshape(-1)
     apart = h.index_select(0, torch.cat([at, n + at, candidate]))  # each part with room for B
     share = live.unsqueeze(1) / n.to(torch.promote_types(h.dtype, torch.float32))
-    loss, dh, *made = _composed(apart, *weights, events, grads, share)
+    loss, dh, *made = _composed((apart, *weights), events, grads, share)
     if grads:
         row = torch.arange(h.shape[0], device=h.device)
         part = torch.minimum(row // n, torch.full_like(row, 2))

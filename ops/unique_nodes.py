@@ -96,7 +96,8 @@ def unique_nodes_padded(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ids: As there.
 
     Returns:
-        `(unique, inverse, count)`: `unique` `[n]` for n ids, -1 from the U-th row on; `inverse` as there; `count` int64 `[1]`, U.
+        `(unique, inverse, count)`: `unique` `[n]` for n ids, -1 after the U distinct ones; `inverse` as there; `count` int64
+        `[1]`, U.
 
     Cost, determinism and errors as there.
     """

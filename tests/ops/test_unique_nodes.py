@@ -126,6 +126,6 @@ def test_padded_is_the_same_in_one_size(case):
 
 
 def test_padded_errors_and_fakes():
-    with pytest.raises(TypeError, match="unique_nodes_padded: ids must be int32 or int64, got torch.float32"):
+    with pytest.raises(TypeError, match=r"unique_nodes_padded: ids must be int32 or int64, got torch\.float32"):
         unique_nodes_padded(torch.zeros(3))
     torch.library.opcheck(torch.ops.gnnaccel.unique_nodes_padded.default, (torch.tensor([3, -1, 3]),))
