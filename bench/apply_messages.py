@@ -53,6 +53,7 @@ register(
         },
         make=make,
         providers={"gnnaccel": apply_messages, **PROVIDERS},
+        compile="torch",
         reference=reference,
         grad=("time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"),
         flops=flops,

@@ -122,16 +122,33 @@ def peak_extra_bytes(fn: Callable[[], Any], device: torch.device) -> int | None:
     return peak
 
 
-def measure_rates(device: torch.device, clock: Clock, seconds: float = 1.0) -> dict[str, float]:
-    """Copy rate (GB/s, read + written) and float32 GEMM rate (GFLOP/s) of this device, now, with the current threads."""
+def measure_rates(device: torch.device, clock: Clock, seconds: float = 1.5, quick: bool = False) -> dict[str, float]:
+    """Ceilings of this device, now, with the current threads: a copy and a copy of random rows of 512 bytes (GB/s, read and
+    written), and a float32 matrix product (GFLOP/s).
+
+    The rows come from a table of 1 GB (a quarter of that in a quick run) by `index_select` into a buffer that is used again:
+    what an op that gathers can reach, which on CPU is far below a copy.
+    """
     cuda = device.type == "cuda"
-    n = (1 << 28) if cuda else (1 << 25)  # floats: far beyond any cache
-    x, y = torch.ones(n, device=device), torch.empty(n, device=device)
-    copy = _best(lambda: y.copy_(x), clock, seconds / 2)
-    m = 8192 if cuda else 1536
-    a, b, c = (torch.rand(m, m, device=device) for _ in range(3))
-    gemm = _best(lambda: torch.mm(a, b, out=c), clock, seconds / 2)
-    return {"copy_gbps": 8.0 * n / copy / 1e9, "gemm_gflops": 2.0 * m**3 / gemm / 1e9}
+    share = seconds / 3
+
+    def copy() -> float:
+        n = (1 << 28) if cuda else (1 << 25)  # floats: far beyond any cache
+        x, y = torch.ones(n, device=device), torch.empty(n, device=device)
+        return 8.0 * n / _best(lambda: y.copy_(x), clock, share)
+
+    def gemm() -> float:
+        m = 8192 if cuda else 1536
+        a, b, c = (torch.rand(m, m, device=device) for _ in range(3))
+        return 2.0 * m**3 / _best(lambda: torch.mm(a, b, out=c), clock, share)
+
+    def rows() -> float:
+        size, count = (1 << 19 if quick else 1 << 21), (1 << 20 if cuda else 1 << 17)
+        table, out = torch.ones(size, 128, device=device), torch.empty(count, 128, device=device)
+        ids = torch.randint(size, (count,), generator=torch.Generator().manual_seed(0)).to(device)
+        return 1024.0 * count / _best(lambda: torch.index_select(table, 0, ids, out=out), clock, share)
+
+    return {"copy_gbps": copy() / 1e9, "gemm_gflops": gemm() / 1e9, "rows_gbps": rows() / 1e9}
 
 
 def _best(fn: Callable[[], Any], clock: Clock, seconds: float) -> float:
@@ -158,8 +175,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "commit": git_commit(),
     }
-    for module in ("gnnaccel", "triton", "cupy", "torch_geometric", "pykeen", "numpy"):
-        record[module] = _version(module)
+    record |= {module: _version(*names) for module, names in PACKAGES.items()}
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         record |= {"cuda": torch.version.cuda, "sm": f"{major}.{minor}"}
@@ -189,12 +205,27 @@ def git_commit() -> str | None:
         return None
 
 
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version
+def _version(*names: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
 
-    for name in packages_distributions().get(package, [package]):
+    for name in names:
         try:
             return version(name)
         except PackageNotFoundError:
             continue
     return None
+
+
+#: What is recorded of every run: module -> distributions that may contain it
+PACKAGES = {
+    "gnnaccel": ("gnnaccel",),
+    "numpy": ("numpy",),
+    "triton": ("triton",),
+    "cupy": ("cupy-cuda13x", "cupy-cuda12x", "cupy"),
+    "torch_geometric": ("torch_geometric",),
+    "torch_sparse": ("torch_sparse",),
+    "tgm": ("tgm-lib",),
+    "pykeen": ("pykeen",),
+    "dgl": ("dgl",),
+    "sklearn": ("scikit-learn",),
+}

@@ -34,6 +34,7 @@ register(
         cases={"apan_batch600": {"R": 1800, "D": 100}, "apan_batch600_1thread": {"R": 1800, "D": 100, "threads": 1}},
         make=make,
         providers={"gnnaccel": dropout, **PROVIDERS},
+        compile="torch",
         reference=reference,
         grad=("x",),
         check=same_rate,

@@ -65,6 +65,7 @@ register(
         },
         make=make,
         providers={"gnnaccel": edge_attention, **PROVIDERS},
+        compile="torch",
         missing=MISSING,
         reference=reference,
         grad=("node_table", *(name for name in WEIGHTS if name != "bk"), "time_w", "time_b"),

@@ -38,6 +38,7 @@ register(
         providers={"gnnaccel": lambda **args: tuple(event_levels(**args)), **PROVIDERS},
         reference=reference,
         reference_cases=("tiny", "batch200_k10"),
+        quick=("batch200_k10",),
         tiny={"B": 20, "K": 3},
     )
 )

@@ -58,6 +58,7 @@ def moved_back(args: Mapping[str, Any]) -> int:
 
 LARGE = {"N": 2_000_000, "F": 128, "R": 160_000, "K": 10, "threads": 1}
 SMALL = {**LARGE, "R": 16_000}
+QUICK = {**LARGE, "N": 500_000, "R": 4000}
 
 register(
     Entry(
@@ -71,9 +72,12 @@ register(
             "half_16k_k10_of_2m": {**SMALL, "dtype": "float16"},
             "int8_16k_k10_of_2m": {**SMALL, "dtype": "int8"},
         },
+        quick={"mean_4k_k10_of_500k": QUICK},
         tiny={"N": 40, "F": 20, "R": 30, "K": 4},
         make=make,
         providers={"gnnaccel": gather_aggregate, **PROVIDERS},
+        compile="index_select+index_add",
+        gathers=True,
         missing=MISSING,
         prepare=dict.fromkeys(PROVIDERS, flat),
         reference=reference,
@@ -92,9 +96,12 @@ register(
             "mean_16k_k10_of_100k": {**SMALL, "N": 100_000},
             "max_16k_k10_of_100k": {**SMALL, "N": 100_000, "reduce": "max"},
         },
+        quick={"mean_4k_k10_of_25k": {**QUICK, "N": 25_000}},
         tiny={"N": 40, "F": 20, "R": 30, "K": 4},
         make=make,
         providers={"gnnaccel": gather_aggregate, **PROVIDERS},
+        compile="index_select+index_add",
+        gathers=True,
         missing=MISSING,
         prepare=dict.fromkeys(PROVIDERS, flat),
         reference=reference,
@@ -129,9 +136,12 @@ register(
     Entry(
         op="gather_aggregate_int8",
         cases={"mean_160k_k10_of_2m": LARGE, "mean_16k_k10_of_2m": SMALL},
+        quick={"mean_4k_k10_of_500k": QUICK},
         tiny={"N": 40, "F": 20, "R": 30, "K": 4},
         make=make_both,
         providers={"gnnaccel": quantised, "gnnaccel float32": single},
+        gathers=True,
+        bytes=moved,
         modes=("fwd",),
         # a step of int8 is 1/127 of the largest of 128 normal numbers, about 3; means of ten halve that again
         tol=2e-2,

@@ -58,6 +58,7 @@ for model, B in (("transe_l1", 128), ("transe_l2", 512), ("distmult", 512), ("co
         Entry(
             op=f"kg_rank_{model}",
             cases={f"fb15k237_{B}_triples": shape, f"fb15k237_{B}_triples_1thread": {**shape, "threads": 1}},
+            quick={f"fb15k237_{B // 4}_triples": {**shape, "B": B // 4}},
             tiny={**TINY, "model": model},
             reference_cases=("tiny",),
             make=make,

@@ -48,6 +48,7 @@ for model, B in (("transe_l1", 128), ("transe_l2", 512), ("distmult", 512), ("ro
                 "a_million_entities": {**fb, "B": 1, "E": 1000000, "D": 100},
                 "a_million_entities_k1000": {**fb, "B": 1, "E": 1000000, "D": 100, "k": 1000},
             },
+            quick={f"fb15k237_{B // 4}_queries": {**fb, "B": B // 4}},
             tiny={**TINY, "k": 4, "model": model},
             reference_cases=("tiny",),
             make=make,

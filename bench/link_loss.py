@@ -37,6 +37,7 @@ register(
         },
         make=make,
         providers={"gnnaccel": link_loss, **PROVIDERS},
+        compile="torch",
         reference=reference,
         grad=("h", "w_src", "b_src", "w_dst", "w_out", "b_out"),
         flops=flops,

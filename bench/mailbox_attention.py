@@ -93,10 +93,12 @@ register(
         },
         make=make,
         providers={"gnnaccel": ours, **PROVIDERS},
+        compile="torch",
         reference=projected,
         grad=tuple(PARAMETERS),
         bytes=moved,
         flops=flops,
+        quick=("apan_batch200",),
         tiny={"N": 30, "P": 20, "S": 4, "M": 9, "T": 5, "D": 8, "H": 2},
     )
 )

@@ -57,6 +57,7 @@ register(
         providers={"gnnaccel": memory_levels, **PROVIDERS},
         reference=reference,
         reference_cases=("tiny", "tgn_batch200"),
+        quick=("tgn_batch200",),
         tiny={"B": 20, "D": 8, "De": 3, "T": 4},
     )
 )

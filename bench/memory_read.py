@@ -47,6 +47,7 @@ register(
         },
         make=make,
         providers={"gnnaccel": memory_read, **PROVIDERS},
+        compile="torch",
         reference=reference,
         grad=("time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"),
         flops=flops,

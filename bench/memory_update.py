@@ -69,6 +69,7 @@ register(
         },
         make=make,
         providers={"gnnaccel": memory_update, **PROVIDERS},
+        compile="torch",
         reference=reference,
         grad=("time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"),
         bytes=moved,

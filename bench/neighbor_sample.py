@@ -59,6 +59,7 @@ register(
         cases={
             "powerlaw_500k_10m_r20000_k10": {"N": 500_000, "E": 10_000_000, "R": 20_000, "K": 10, "threads": 1},
         },
+        quick={"powerlaw_100k_1m_r5000_k10": {"N": 100_000, "E": 1_000_000, "R": 5000, "K": 10, "threads": 1}},
         tiny={"N": 200, "E": 1500, "R": 60, "K": 9},
         make=make,
         providers={"gnnaccel": ours, **dict.fromkeys(ONE, theirs)},

@@ -64,6 +64,7 @@ for op, peers, options in (
         Entry(
             op=op,
             cases={name: {**size, **options} for name, size in SIZES.items()},
+            quick={"arxiv_size_2k_walks_of_20": {**SIZES["arxiv_size_16k_walks_of_20"], "walks": 2048, **options}},
             tiny={**TINY, **options},
             make=make,
             providers={"gnnaccel": ours, **peers},

@@ -44,6 +44,7 @@ TGN = {"R": 1800, "D": 100}
 COMMON: dict[str, Any] = {
     "make": make,
     "providers": {"gnnaccel": relu_norm, **PROVIDERS},
+    "compile": "torch",
     "reference": reference,
     "grad": ("x", "weight", "bias"),
     "bytes": moved,

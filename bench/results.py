@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -13,24 +14,31 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from gnnaccel.bench.harness import Row
+from gnnaccel.bench.base import difference
+from gnnaccel.bench.entries import Row
 
 COLUMNS = [f.name for f in fields(Row) if f.name != "extra"]
 
 
 def write(document: Mapping[str, Any], path: Path) -> Path:
     """Write `path` (JSON) and the same rows beside it as CSV; returns the CSV's path."""
+    replace(path, json.dumps(_rounded(document), indent=1) + "\n")
+    env, text = document["environment"], io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, "device", "torch", "commit"])
+    for row in _rounded(document)["rows"]:
+        values = ["" if row[c] is None else row[c] for c in COLUMNS]
+        writer.writerow([*values, env["device_name"], env["torch"], env["commit"]])
+    return replace(path.with_suffix(".csv"), text.getvalue())
+
+
+def replace(path: Path, text: str) -> Path:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_rounded(document), indent=1) + "\n")
-    table = path.with_suffix(".csv")
-    env = document["environment"]
-    with table.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, "device", "torch", "commit"])
-        for row in _rounded(document)["rows"]:
-            values = ["" if row[c] is None else row[c] for c in COLUMNS]
-            writer.writerow([*values, env["device_name"], env["torch"], env["commit"]])
-    return table
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+    return path
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -69,8 +77,9 @@ def _size(n: int | None) -> str:
     return f"{value:.2f} GiB"
 
 
-def _of(value: float | None, percent: float | None) -> str:
-    return "" if value is None else f"{value:.3g}" + (f" [dim]{percent:.0f}%[/dim]" if percent is not None else "")
+def _of(value: float | None, *percent: float | None) -> str:
+    shares = " ".join(f"{p:.0f}%" for p in percent if p is not None)
+    return "" if value is None else f"{value:.3g}" + (f" [dim]{shares}[/dim]" if shares else "")
 
 
 def show(rows: Sequence[Row], console: Console) -> None:
@@ -78,7 +87,9 @@ def show(rows: Sequence[Row], console: Console) -> None:
     for op in dict.fromkeys(r.op for r in rows):
         table = Table(title=op, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("provider", no_wrap=True)
-        for name in ("ms", "p20-p80", "ours faster", "p20-p80", "peak extra", "GB/s (copy)", "GFLOP/s (GEMM)"):
+        rows_rate = any(r.pct_rows is not None for r in rows if r.op == op)
+        copy = "GB/s (copy, rows)" if rows_rate else "GB/s (copy)"
+        for name in ("ms", "p20-p80", "ours faster", "p20-p80", "peak extra", copy, "GFLOP/s (GEMM)"):
             table.add_column(name, justify="right")
         last = None
         for row in (r for r in rows if r.op == op):
@@ -90,7 +101,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
                 last = key
             name = f"  [bold]{row.provider}[/bold]" if row.ours else f"  {row.provider}"
             if row.p50_ms is None:
-                style = {"ok": "green", "missing": "dim"}.get(row.gate, "bold red")
+                style = {"ok": "green", "missing": "dim", "skipped": "dim"}.get(row.gate, "bold red")
                 table.add_row(name, f"[{style}]{row.gate}[/{style}]")
                 continue
             table.add_row(
@@ -100,7 +111,7 @@ def show(rows: Sequence[Row], console: Console) -> None:
                 "" if row.ratio is None else f"{row.ratio:.2f}x",
                 "" if row.ratio is None else f"[dim]{row.ratio_p20:.2f}-{row.ratio_p80:.2f}[/dim]",
                 _size(row.peak_bytes),
-                _of(row.gbps, row.pct_copy),
+                _of(row.gbps, row.pct_copy, row.pct_rows),
                 _of(row.gflops, row.pct_gemm),
             )
         console.print(table)
@@ -136,12 +147,8 @@ def compare(rows: Sequence[Row], environment: Mapping[str, Any], base: Mapping[s
     Raises:
         ValueError: `base` is of another device, or nothing in it was run now.
     """
-    for key in ("device", "device_name"):
-        if base["environment"].get(key) != environment[key]:
-            raise ValueError(
-                f"bench: the base was measured on {base['environment'].get('device_name')}, this is "
-                f"{environment['device_name']}; times of different devices are not compared"
-            )
+    if other := difference(environment, base["environment"]):
+        raise ValueError(f"bench: {other}; times of different devices are not compared")
 
     def key_of(row: Mapping[str, Any]) -> tuple[Any, ...]:
         return row["op"], row["case"], row["mode"], row["provider"], row["threads"]

@@ -94,10 +94,12 @@ register(
         },
         make=make_layer,
         providers={"gnnaccel": ours, **PROVIDERS},
+        compile="torch",
         reference=projected,
         grad=("h_root", "node_table", *PARAMETERS),
         bytes=moved,
         flops=flops,
+        quick=("wikipedia_batch200_k10",),
         tiny={"R": 30, "K": 4, "U": 20, "E": 40, "D": 8, "De": 6, "T": 5, "H": 2},
     )
 )

@@ -35,8 +35,10 @@ register(
         },
         make=make,
         providers={"gnnaccel": ours, **PROVIDERS},
+        compile="torch",
         reference=eager,
         grad=("node_table", *PARAMETERS),
+        quick=("wikipedia_batch200_k10",),
         tiny={"R": 30, "K": 4, "U": 20, "E": 40, "D": 8, "De": 6, "T": 5, "H": 2, "roots": 12},
     )
 )

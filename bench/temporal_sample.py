@@ -102,15 +102,18 @@ def sampled(a: Args) -> int:
     return sum(len(nodes) for nodes, _ in a["batches"]) * a["fanout"] * 2 * (4 + 4 + 8)
 
 
+WIKIPEDIA = {"N": 9228, "E": 157_474, "B": 600, "middle": True, "threads": 1}
+
 register(
     Entry(
         op="temporal_sample",
         cases={
-            "wikipedia_size_b600_k10": {"N": 9228, "E": 157_474, "B": 600, "batches": 30, "middle": True, "threads": 1},
+            "wikipedia_size_b600_k10": {**WIKIPEDIA, "batches": 30},
             "1m_nodes_20m_events_b600_k10": {
                 **{"N": 1_000_000, "E": 20_000_000, "B": 600, "batches": 30, "middle": True, "threads": 1}
             },
         },
+        quick={"wikipedia_size_b600_k10_8_batches": {**WIKIPEDIA, "batches": 8}},
         tiny={"N": 60, "E": 900, "B": 50, "batches": 4, "middle": True, "keep": 9},
         make=make,
         providers={"gnnaccel": ours, **dict.fromkeys(STRICT, theirs)},
@@ -196,6 +199,7 @@ register(
                 "threads": 1,
             },
         },
+        quick={"wikipedia_size_b600_k10_20_batches": {**WIKIPEDIA, "batches": 20, "middle": False}},
         tiny={"N": 60, "E": 900, "B": 50, "batches": 8, "middle": False, "keep": 9},
         make=make,
         providers={"gnnaccel": ours_before_batch, **{name: peer(fn) for name, fn in BEFORE_BATCH.items()}},

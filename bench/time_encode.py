@@ -27,6 +27,7 @@ register(
         cases={"tgn_batch600_k10": {"R": 1800, "K": 10, "T": 100}, "one_hop_small": {"R": 200, "K": 10, "T": 100}},
         make=make,
         providers={"gnnaccel": time_encode, **PROVIDERS},
+        compile="torch",
         reference=reference,
         grad=("w", "b"),
         bytes=lambda a: a["dt"].numel() * (8 + a["w"].numel() * a["w"].element_size()),

@@ -35,6 +35,7 @@ for metric in ("dot", "cosine", "l2"):
                 "q4k_n100k_d128_k10": {**case, "Q": 4000, "N": 100_000, "D": 128},
                 "cora_q2708_n2708_d64_k16": {**case, "Q": 2708, "N": 2708, "k": 16},
             },
+            quick=("cora_q2708_n2708_d64_k16",),
             tiny={**case, "Q": 30, "N": 50, "D": 8, "k": 4},
             reference_cases=("tiny",),
             make=make,

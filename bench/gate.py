@@ -1,0 +1,129 @@
+"""The correctness gate: nobody is timed before values, gradients and dtypes agreed with the float64 reference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnnaccel.bench.calls import Contender, differentiable, leaves, tensors, weights, with_leaves
+from gnnaccel.bench.entries import Args, Entry
+from gnnaccel.bench.timing import cpu_threads
+
+#: Largest error relative to the largest value of the reference. Above rounding noise of the longest reductions here, and far
+#: below what a wrong formula gives; ops are held to tighter bounds by their tests.
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+def _oracle_args(args: Args) -> Args:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().cpu()
+        return value.double() if value.dtype.is_floating_point else value.clone()
+
+    return {k: convert(v) for k, v in args.items()}
+
+
+@dataclass
+class _Outcome:
+    """Of a call: outputs, gradients, and the floating dtypes that neither the arguments have nor a `dtype` asks for."""
+
+    outs: list[Tensor]
+    grads: list[Tensor]
+    strange: list[torch.dtype] = field(default_factory=list)
+
+
+def _outcome(entry: Entry, like: str, contender: Contender) -> _Outcome:
+    # never let one provider's in-place change reach the next
+    args = {k: v.clone() if k in entry.fresh and isinstance(v, Tensor) else v for k, v in contender.args.items()}
+    args = with_leaves(args, entry.grad)
+    result = contender.fn(**args)
+    view = entry.view.get(like)
+    outs, strange = tensors(view(result) if view else result), _strange(args, tensors(result))
+    live = differentiable(outs)
+    inputs = leaves(args, entry.grad)
+    if not inputs or not live:
+        return _Outcome([o.detach() for o in outs], [], strange)
+    found = torch.autograd.grad(live, inputs, weights(live), allow_unused=True)
+    grads = [torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)]
+    return _Outcome([o.detach() for o in outs], grads, strange)
+
+
+def _strange(args: Args, outs: list[Tensor]) -> list[torch.dtype]:
+    """An op's outputs have the dtype of its inputs: the oracle, which is all float64, cannot tell."""
+    given = {t.dtype for t in tensors(args) if t.dtype.is_floating_point}
+    asked = {v for v in args.values() if isinstance(v, torch.dtype)}
+    return [o.dtype for o in outs if given and o.dtype.is_floating_point and o.dtype not in given | asked]
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _disagreement(got: Tensor, want: Tensor, tol: float | None) -> str | None:
+    if got.shape != want.shape:
+        return f"shape {list(got.shape)}, expected {list(want.shape)}"
+    if got.dtype.is_floating_point != want.dtype.is_floating_point:
+        return f"dtype {_name(got.dtype)}, expected {'a floating one' if want.dtype.is_floating_point else 'integers'}"
+    a, b = got.cpu(), want.cpu()
+    if not got.dtype.is_floating_point:
+        wrong = int((a != b).sum())
+        return f"{wrong} of {a.numel()} values differ" if wrong else None
+    if a.numel() == 0:
+        return None
+    limit = tol if tol is not None else max(TOLERANCE.get(a.dtype, 2e-4), TOLERANCE.get(b.dtype, 2e-4))
+    a, b = a.double(), b.double()
+    error, scale = (a - b).abs().max().item(), b.abs().max().item()
+    if not error <= limit * max(scale, 1e-6):  # also catches NaN
+        return f"error {error:.2e} on values up to {scale:.2e} (allowed {limit:.0e} of that)"
+    return None
+
+
+def _compare(entry: Entry, like: str, got: _Outcome, want: _Outcome) -> str | None:
+    if like == entry.ours and got.strange:  # a peer may do with more than it was given
+        return f"dtype {_name(got.strange[0])}, which no argument has"
+    tol = entry.tol.get(like) if isinstance(entry.tol, Mapping) else entry.tol
+    if entry.check is not None:
+        if problem := entry.check(like, got.outs, want.outs):
+            return problem
+        got, want = _Outcome([], got.grads), _Outcome([], want.grads)
+    for kind, have, wanted in (("output", got.outs, want.outs), ("gradient", got.grads, want.grads)):
+        if len(have) != len(wanted):
+            return f"{len(have)} {kind}s, expected {len(wanted)}"
+        for i, (a, b) in enumerate(zip(have, wanted, strict=True)):
+            if problem := _disagreement(a, b, tol):
+                label = entry.grad[i] if kind == "gradient" and i < len(entry.grad) else str(i)
+                return f"{kind} {label}: {problem}"
+    return None
+
+
+def gate(entry: Entry, case: str, args: Args, contenders: Mapping[str, Contender]) -> dict[str, tuple[str, str]]:
+    """Judge every contender on these arguments: name -> (`ok` | `red` | `error`, what is wrong)."""
+    use_reference = entry.reference is not None and (entry.reference_cases is None or case in entry.reference_cases)
+    verdict: dict[str, tuple[str, str]] = {}
+    want: _Outcome | None = None
+    if use_reference and entry.reference is not None:
+        want = _outcome(entry, "reference", Contender(entry.reference, _oracle_args(args)))
+    for name in sorted(contenders, key=lambda n: n != entry.ours):
+        contender = contenders[name]
+        like = contender.like or name
+        try:
+            with cpu_threads(contender.threads):
+                got = _outcome(entry, like, contender)
+        except Exception as error:  # a peer may fail in any way; the table says how
+            verdict[name] = ("error", f"{type(error).__name__}: {error}".splitlines()[0])
+            continue
+        if want is None:
+            # no oracle here: the first that ran, ours unless it failed, is what the others must agree with
+            want = got
+            problem = _compare(entry, like, got, got)  # of which only a dtype can be wrong, or a value not a number
+        else:
+            problem = _compare(entry, like, got, want)
+        verdict[name] = ("red", problem) if problem else ("ok", "")
+    if not use_reference and len(verdict) < 2:
+        verdict[entry.ours] = ("red", "nothing to compare with: no reference and no peer")
+    return verdict

@@ -1,0 +1,55 @@
+"""Time that calls take, in turns."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+
+from gnnaccel.bench.calls import Call
+from gnnaccel.bench.device import Clock, no_gc
+from gnnaccel.bench.entries import Settings
+
+
+@contextmanager
+def cpu_threads(n: int | None) -> Iterator[int]:
+    before = torch.get_num_threads()
+    if n is not None and n != before:
+        torch.set_num_threads(n)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
+
+
+def interleave(
+    calls: Mapping[str, Call], clock: Clock, settings: Settings
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Time all calls in turns until the budget is spent; returns seconds a call by turn, and the calls in each turn."""
+    inner: dict[str, int] = {}
+    for name, call in calls.items():
+        with cpu_threads(call.threads):
+            call.once()
+            guess = clock(call.fn, call.prepare, 1)
+            if guess < settings.budget:
+                guess = min(guess, clock(call.fn, call.prepare, 1))
+        # a turn of at least 0.2 ms keeps the clock's own cost below a thousandth
+        inner[name] = max(1, min(1000, math.ceil(2e-4 / max(guess, 1e-7))))
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
+    with no_gc():
+        start = time.perf_counter()
+        for turn in range(settings.max_rounds):
+            if turn >= settings.min_rounds and time.perf_counter() - start > settings.budget:
+                break
+            # rotate, so that nobody always runs in the cache that the same predecessor left
+            shift = turn % len(order)
+            for name in order[shift:] + order[:shift]:
+                call = calls[name]
+                with cpu_threads(call.threads):
+                    seconds[name].append(clock(call.fn, call.prepare, inner[name]))
+    return seconds, inner
