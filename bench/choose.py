@@ -10,7 +10,7 @@ from typing import Any
 
 from gnnaccel.bench.entries import END_TO_END, REGISTRY, Entry
 
-GROUPS = {"ops": "all ops", "models": "all end-to-end jobs", "all": "both"}
+GROUPS = ("ops", "models", "scaling", "all")
 
 
 def select(targets: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -26,11 +26,15 @@ def select(targets: Sequence[str]) -> tuple[list[str], list[str]]:
             near = get_close_matches(name, known, n=3)
             hint = f"; near: {', '.join(near)}" if near else ""
             raise ValueError(
-                f"bench: target must be an op, an end-to-end job, ops, models or all (--list names them), got {name!r}{hint}"
+                f"bench: target must be an op, an end-to-end job, ops, models, scaling or all (--list names them), got {name!r}{hint}"
             )
     ops = [n for n in REGISTRY if n in names or {"ops", "all"} & set(names)]
-    jobs = [n for n in END_TO_END if n in names or {"models", "all"} & set(names)]
+    jobs = [n for n in END_TO_END if n in names or {_group(n), "all"} & set(names)]
     return ops, jobs
+
+
+def _group(job: str) -> str:
+    return "scaling" if job.startswith("scaling-") else "models"
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ def bench(
     target: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Ops or end-to-end jobs by name, `ops`, `models` (all end-to-end jobs) or `all`; several, also with commas. "
+            help="Ops or end-to-end jobs by name, `ops`, `models` (all end-to-end jobs), `scaling` (curves) or `all`; several, also "
+            "with commas. "
             "By default `ops`, with --quick `all`."
         ),
     ] = None,
@@ -198,18 +199,13 @@ def _write(document: Mapping[str, Any], json_file: Path | None, report: Path | N
         console.print(f"wrote {json_file} and {results.write(document, json_file)}", highlight=False, soft_wrap=True)
     if report is None:
         return
+    from gnnaccel.bench.report_page import write_report
+
     results.write(document, report / "results.json")
-    written = [report / "results.json", report / "report.md"]
-    try:
-        from gnnaccel.bench.report_page import write_report
-
-        written.append(write_report([results.read(written[0])], report))
-    except ImportError as error:
-        from gnnaccel.bench.report import markdown
-
-        results.replace(written[1], markdown([document], everything=True))
-        console.print(f"no page ({error}): pip install 'gnnaccel\\[bench]'", highlight=False)
-    console.print(f"wrote {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
+    page = write_report([results.read(report / "results.json")], report)
+    console.print(
+        f"wrote {report / 'results.json'}, {report / 'report.md'} and {page}", highlight=False, soft_wrap=True
+    )
 
 
 def _regressions(

@@ -35,7 +35,9 @@ def measure(runner: Runner, entry: Entry, axis: str, what: str, xs: Mapping[str,
     if axis == "threads" and settings.device.type != "cpu":
         return
     inner = copy.copy(runner)  # the same clock and rates
-    inner.settings = replace(settings, budget=min(settings.budget, QUICK_BUDGET if settings.quick else BUDGET))
+    inner.settings = replace(
+        settings, budget=min(settings.budget, QUICK_BUDGET if settings.quick else BUDGET), one_thread=False
+    )
     for row in inner.run(entry):
         yield replace(row, extra={**row.extra, "scaling": {"axis": axis, "x": xs.get(row.case, 0), "what": what}})
 
