@@ -22,9 +22,10 @@ import typer
 
 from gnnaccel.bench import report_data as data
 from gnnaccel.bench import report_draw as draw
+from gnnaccel.bench.report_bars import bars
 from gnnaccel.bench.report_data import Document, clock, footnote
 from gnnaccel.bench.report_draw import dark_twin
-from gnnaccel.bench.report_page import miss_line, pair_cells, sentence, summary, write_report
+from gnnaccel.bench.report_page import RATE_NAMES, miss_line, pair_cells, rate_cells, sentence, summary, write_report
 from gnnaccel.bench.report_page import table as md_table
 from gnnaccel.bench.results import read
 
@@ -58,21 +59,13 @@ def short_table(documents: Sequence[Document]) -> str:
 
 
 def rates_table(documents: Sequence[Document]) -> str:
-    """What part of the measured copy and GEMM rates our kernels reach."""
-    lines, rows = [], []
-    for document in documents:
-        found = list(data.counted(document))
-        for threads, rates in document.get("rates", {}).items():
-            if any(r["threads"] == int(threads) for r in found):
-                where = f"{data.device_name(document['environment'])}, {data.threads_name(int(threads))}"
-                lines.append(f"{where}: copy {rates['copy_gbps']:.1f} GB/s, GEMM {rates['gemm_gflops']:.0f} GFLOP/s.")
-        for r in found:
-            cells = ["" if r[k] is None else f"{r[k]:.0f}%" if k[0] == "p" else data.number(r[k])
-                     for k in ("gbps", "pct_copy", "gflops", "pct_gemm")]  # fmt: skip
-            where = f"{r['case']}, {data.threads_name(r['threads'])}"
-            rows.append((f"`{r['op']}`", where, data.mode_name(r["mode"]), *cells))
-    head = ("op", "case", "what", "GB/s", "of copy", "GFLOP/s", "of GEMM")
-    return "\n".join(["  \n".join(dict.fromkeys(lines)), "", *md_table(head, rows, 4), ""])
+    """What part of the rates measured in the same run our kernels reach."""
+    rows = []
+    for r in (r for document in documents for r in data.counted(document)):
+        where = f"{r['case']}, {data.threads_name(r['threads'])}"
+        rows.append((f"`{r['op']}`", where, data.mode_name(r["mode"]), *rate_cells(r)))
+    lines = [f"- {line}" for line in data.ceilings(documents)]
+    return "\n".join([*lines, "", *md_table(("op", "case", "what", *RATE_NAMES), rows, len(RATE_NAMES)), ""])
 
 
 def shown(path: Path, page: Path, alt: str) -> str:
@@ -88,14 +81,19 @@ ALT = {
 }
 
 
-def insert(document: Path, text: str) -> None:
-    """Replace what stands between the two marks of `document`."""
-    old = document.read_text()
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def marked(document: Path) -> tuple[str, str, str]:
+    """What stands before, between and after the two marks of `document`."""
+    before, begin, rest = document.read_text("utf-8").partition(BEGIN)
+    inside, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"bench: {document} has no {BEGIN} ... {END}")
-    document.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    return before, inside.removeprefix("\n"), after
+
+
+def insert(document: Path, text: str) -> None:
+    """Replace what stands between the two marks of `document`."""
+    before, _, after = marked(document)
+    document.write_text(f"{before}{BEGIN}\n{text}{END}{after}", "utf-8")
 
 
 def sections(documents: Sequence[Document], root: Path, drawn_by: str) -> dict[Path, str]:
@@ -118,7 +116,8 @@ def sections(documents: Sequence[Document], root: Path, drawn_by: str) -> dict[P
     if data.curves(documents):
         text += ["### Scaling\n", shown(pictured["scaling"], page, ALT["scaling"])]
     text += [f"<!-- drawn by matplotlib {drawn_by} -->\n"]
-    short = [shown(pictured["speed"], readme, ALT["speed"]), short_table(documents), counted]
+    fold = "<details><summary>The same as a table</summary>\n"
+    short = [shown(pictured["speed"], readme, ALT["speed"]), counted, fold, short_table(documents), "</details>\n"]
     return {readme: "\n".join(short), page: "\n".join(t for t in text if t)}
 
 
@@ -131,7 +130,7 @@ def draw_committed(documents: Sequence[Document], folder: Path) -> list[Path]:
             path = path if theme == "light" else dark_twin(path)
             roofs, curves = data.roofs(documents), data.curves(documents)
             if name == "speed":
-                draw.bars(documents, path, theme)
+                bars(documents, path, theme)
             elif name == "roofline" and roofs:
                 draw.roof_picture(max(roofs, key=lambda r: len(r.points)), path, theme)
             elif name == "scaling" and curves:
@@ -182,8 +181,8 @@ def report(
         if out is not None:
             if out.suffix not in (".svg", ".png"):
                 raise ValueError(f"bench: --out must end in .svg or .png, got {out}")
-            draw.bars(documents, out)
-            draw.bars(documents, dark_twin(out), "dark")
+            bars(documents, out)
+            bars(documents, dark_twin(out), "dark")
         text = markdown(documents, everything)
         if into is not None:
             insert(into, (shown(out, into, ALT["speed"]) + "\n" if out is not None else "") + text)

@@ -61,7 +61,8 @@ class Pair:
     @property
     def yardstick(self) -> str:
         name = self.row["provider"]
-        return YARDSTICKS.get((self.row["op"], name), "ours, another way" if name.startswith("gnnaccel") else "")
+        own = {"gnnaccel 1t": "ours, on one thread"}.get(name, "ours, in another form")
+        return YARDSTICKS.get((self.row["op"], name), own if name.startswith("gnnaccel") else "")
 
     @property
     def miss(self) -> bool:
@@ -215,6 +216,18 @@ def run_notes(group: Sequence[Document]) -> str:
     return "; ".join(
         f"{name}{'s' if len(v) > 1 and name == 'commit' else ''} {', '.join(v)}" for name, v in found.items()
     )
+
+
+def ceilings(documents: Sequence[Document]) -> list[str]:
+    """The rates of each device, in words."""
+    lines = []
+    for document in documents:
+        for threads, rates in document.get("rates", {}).items():
+            env = document["environment"]
+            where = device_name(env) + ("" if env["device"] == "cuda" else f", {threads_name(int(threads))}")
+            rows = f", random rows {rates['rows_gbps']:.1f} GB/s" if "rows_gbps" in rates else ""
+            lines.append(f"{where}: copy {rates['copy_gbps']:.1f} GB/s{rows}, GEMM {rates['gemm_gflops']:.0f} GFLOP/s")
+    return list(dict.fromkeys(lines))
 
 
 @dataclass(frozen=True)

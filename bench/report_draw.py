@@ -10,8 +10,8 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnnaccel.bench.report_data import Curve, Document, Roof, clock, footnote, headline
-from gnnaccel.bench.report_labels import place_labels
+from gnnaccel.bench.report_data import Curve, Roof
+from gnnaccel.bench.report_labels import half_width, place_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,132 +127,60 @@ def bare(axes: Any, color: Mapping[str, str], size: float = 9) -> None:
         side.set_visible(False)
 
 
-# --- bars -----------------------------------------------------------------------------------------------------------------
-
-
-def bars(documents: Sequence[Document], path: Path, theme: str = "light") -> None:
-    """The short picture: `headline` of each device, on a scale of doublings from "as fast"."""
-    groups = headline(documents)
-    if not groups:
-        raise ValueError("bench: the results hold no ratio to draw")
-    color = THEMES[theme]
-    with fixed_style():
-        figure = draw_bars(groups, footnote(documents), color)
-        save(figure, path, color["ground"])
-
-
-def draw_bars(groups: Sequence[tuple[str, Any]], note: str, color: Mapping[str, str]) -> Figure:
-    rows: list[tuple[float, str, Any]] = []
-    titles: list[tuple[float, str]] = []
-    y = 0.0
-    for device, found in groups:
-        titles.append((y, device))
-        for what, pair in found:
-            y += 1.0
-            rows.append((y, what, pair))
-        y += 1.6
-    notes = note.split("; ")
-    head, foot = 0.62, 0.62 + 0.16 * len(notes)
-    height = 0.3 * y + head + foot
-    figure = new_figure(8.4, height, color)
-    axes = figure.add_axes((0.47, foot / height, 0.44, 1 - (head + foot) / height), facecolor=color["ground"])
-    for at, what, pair in rows:
-        row = pair.row
-        tone = color["slower" if pair.miss else "faster"]
-        axes.barh(at, row["ratio"] - 1, left=1, height=0.66, color=tone, linewidth=0)
-        axes.plot(
-            [row["ratio_p20"], row["ratio_p80"]], [at, at], color=color["text"], linewidth=1, solid_capstyle="butt"
-        )
-        end = max(row["ratio"], row["ratio_p80"], 1.0)
-        axes.annotate(
-            f"{row['ratio']:.{1 if row['ratio'] >= 1.95 else 2}f}x", (end, at), (5, 0), textcoords="offset points",
-            va="center", color=color["text"], weight="bold",
-        )  # fmt: skip
-        place: dict[str, Any] = {"xycoords": ("figure fraction", "data"), "va": "center"}
-        axes.annotate(what, (0.02, at), color=color["text"], **place)
-        against = f"{row['provider']} {clock(row['p50_ms'])}, ours {clock(pair.own['p50_ms'])}"
-        axes.annotate(against, (0.455, at), color=color["muted"], size=8, ha="right", **place)
-    for at, text in titles:
-        axes.annotate(text, (0.02, at), xycoords=("figure fraction", "data"), va="center", color=color["muted"], size=9)
-    axes.axvline(1.0, color=color["text"], linewidth=1.0)
-    axes.set_xscale("log", base=2)
-    low = min(0.5, *(pair.row["ratio_p20"] for _, _, pair in rows))
-    high = max(4.0, *(pair.row["ratio_p80"] for _, _, pair in rows))
-    ticks = [2.0**k for k in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
-    axes.set_xlim(low * 0.9, high * 1.15)
-    axes.set_xticks([t for t in ticks if low * 0.9 <= t <= high * 1.15])
-    axes.set_ylim(y - 0.7, -0.7)
-    axes.set_yticks([])
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
-    axes.grid(axis="x", color=color["grid"], linewidth=0.8)
-    bare(axes, color)
-    title = "How many times faster gnnaccel is than the fastest peer"
-    figure.text(0.02, 1 - 0.3 / height, title, color=color["text"], size=12, weight="bold")
-    legend = "orange: slower than a peer; lines: 20th to 80th percentile of turns in one run; a scale of doublings"
-    for i, text in enumerate([*reversed(notes), legend]):
-        figure.text(0.02, (0.1 + 0.16 * i) / height, text, color=color["muted"], size=8)
-    return figure
-
-
 # --- roofline -------------------------------------------------------------------------------------------------------------
 
 
 def draw_roof(roof: Roof, color: Mapping[str, str]) -> Figure:
     """Operations a byte against operations a second, under what copies and matrix products reach on the device."""
     figure = new_figure(9.2, 5.4, color)
-    axes = figure.add_axes((0.085, 0.12, 0.895, 0.84), facecolor=color["ground"])
-    xs = [row["gflops"] / row["gbps"] for row in roof.points]
-    ys = [row["gflops"] for row in roof.points]
+    axes = figure.add_axes((0.085, 0.12, 0.895, 0.82), facecolor=color["ground"])
+    points = [(row["gflops"] / row["gbps"], row["gflops"], row["op"]) for row in roof.points]
     ridge = roof.gemm / roof.copy
-    left, right = min(*xs, ridge / 4) / 3, max(*xs, ridge) * 4
-    bottom, top = min(ys) / 3, max(*ys, roof.gemm) * 2.2
+    left, right = min(ridge / 4, *(x for x, *_ in points)) / 3, max(ridge, *(x for x, *_ in points)) * 5
+    bottom, top = min(y for _, y, _ in points) / 3, max(roof.gemm, *(y for _, y, _ in points)) * 2.5
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
+    plain_ticks(axes.xaxis, left, right)
+    plain_ticks(axes.yaxis, bottom, top)
     axes.plot([left, ridge, right], [left * roof.copy, roof.gemm, roof.gemm], color=color["text"], linewidth=1.4)
-    axes.scatter(xs, ys, s=30, color=color["faster"], linewidths=0, zorder=3)
+    axes.scatter([p[0] for p in points], [p[1] for p in points], s=30, color=color["faster"], linewidths=0, zorder=3)
     axes.set_xlabel("operations a byte (counted, not measured)", color=color["muted"], size=10)
     axes.set_ylabel("GFLOP/s", color=color["muted"], size=10)
     axes.grid(color=color["grid"], linewidth=0.8)
     bare(axes, color, 10)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     where = axes.transData.transform
+    spots = [tuple(map(float, where((x, y)))) for x, y, _ in points]
+    line = [tuple(map(float, where((x, min(x * roof.copy, roof.gemm))))) for x in _steps(left, right)]
     box = axes.get_window_extent()
-    spots = [tuple(where((x, y))) for x, y in zip(xs, ys, strict=True)]
-    roof_line = [tuple(where((x, min(x * roof.copy, roof.gemm)))) for x in _steps(left, right)]
-    texts = [(f"GEMM {roof.gemm:.0f} GFLOP/s", *where((right, roof.gemm)), True)]
-    labels = place_labels([row["op"] for row in roof.points], spots, roof_line, (box.x0, box.y0, box.x1, box.y1))
-    px = 72 / figure.dpi
-    for row, (sx, sy), (lx, ly) in zip(roof.points, spots, labels, strict=True):
-        far = math.hypot(lx - sx, ly - sy) > 60
-        arrow = (
-            {"arrowstyle": "-", "color": color["muted"], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 2} if far else None
-        )
+    labels = place_labels([op for *_, op in points], spots, line, (box.x0, box.y0, box.x1, box.y1))
+    for (x, y, op), (sx, sy), (lx, ly) in zip(points, spots, labels, strict=True):
+        far = math.hypot(max(abs(lx - sx) - half_width(op), 0), max(abs(ly - sy) - 8, 0)) > 10
+        arrow = {"arrowstyle": "-", "color": color["muted"], "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3}
         axes.annotate(
-            row["op"], (row["gflops"] / row["gbps"], row["gflops"]), ((lx - sx) * px, (ly - sy) * px),
-            textcoords="offset points", ha="center", va="center", size=9, color=color["text"], arrowprops=arrow,
+            op, (x, y), ((lx - sx) * 72 / figure.dpi, (ly - sy) * 72 / figure.dpi), textcoords="offset points",
+            ha="center", va="center", size=9, color=color["text"], arrowprops=arrow if far else None,
         )  # fmt: skip
-    for text, tx, ty, _ in texts:
-        axes.annotate(
-            text,
-            (tx * px, ty * px + 4),
-            xycoords="figure points",
-            ha="right",
-            va="bottom",
-            size=9,
-            color=color["muted"],
-        )
-    slope = math.degrees(math.atan2(roof_line[1][1] - roof_line[0][1], roof_line[1][0] - roof_line[0][0]))
-    axes.annotate(
-        f"copy {roof.copy:.1f} GB/s", (left * 1.15, left * 1.15 * roof.copy), (0, 4), textcoords="offset points",
-        rotation=slope, rotation_mode="anchor", va="bottom", size=9, color=color["muted"],
-    )  # fmt: skip
+    note: dict[str, Any] = {"textcoords": "offset points", "va": "bottom", "size": 9, "color": color["muted"]}
+    axes.annotate(f"GEMM {roof.gemm:.0f} GFLOP/s", (right, roof.gemm), (0, 4), ha="right", **note)
+    start = max(left, bottom / roof.copy) * 1.15
+    slope = math.degrees(math.atan2(line[1][1] - line[0][1], line[1][0] - line[0][0]))
+    place = (start, start * roof.copy)
+    axes.annotate(f"copy {roof.copy:.1f} GB/s", place, (0, 4), rotation=slope, rotation_mode="anchor", **note)
     return figure
 
 
-def _steps(low: float, high: float, count: int = 60) -> list[float]:
+def plain_ticks(axis: Any, low: float, high: float) -> None:
+    """Powers of ten as they are read, on a short axis also twice and five times them."""
+    factors = (1, 2, 5) if high / low < 150 else (1,)
+    ticks = [m * 10.0**k for k in range(-6, 13) for m in factors]
+    axis.set_ticks([t for t in ticks if low <= t <= high])
+    axis.set_ticks([], minor=True)
+    axis.set_major_formatter(lambda value, _: f"{value:g}" if value < 1e6 else f"{value / 1e6:g}M")
+
+
+def _steps(low: float, high: float, count: int = 80) -> list[float]:
     return [low * (high / low) ** (i / count) for i in range(count + 1)]
 
 
@@ -270,9 +198,9 @@ AXES = {
 
 def draw_curve(curve: Curve, color: Mapping[str, str], axes: Any = None) -> Figure:
     """Milliseconds along the axis, both in powers; a band from the 20th to the 80th percentile."""
-    figure = new_figure(4.9, 3.5, color) if axes is None else axes.figure
+    figure = new_figure(4.3, 3.0, color) if axes is None else axes.figure
     if axes is None:
-        axes = figure.add_axes((0.14, 0.155, 0.83, 0.68), facecolor=color["ground"])
+        axes = figure.add_axes((0.155, 0.165, 0.815, 0.72), facecolor=color["ground"])
     tones = [color[k] for k in ("faster", "slower", "third", "fourth")]
     xs = sorted({x for line in curve.lines.values() for x, *_ in line})
     for i, (name, line) in enumerate(curve.lines.items()):
@@ -283,13 +211,11 @@ def draw_curve(curve: Curve, color: Mapping[str, str], axes: Any = None) -> Figu
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xticks(xs, [f"{x / 1e6:g}M" if x >= 1e6 else f"{x / 1e3:g}k" if x >= 1e4 else f"{x:g}" for x in xs])
-    axes.minorticks_off()
-    low = min(p for line in curve.lines.values() for _, p, *_ in line)
-    high = max(p for line in curve.lines.values() for *_, p in line)
-    steps = [m * 10.0**k for k in range(-5, 7) for m in ((1, 2, 5) if high / low < 30 else (1,))]
-    axes.set_ylim(low / 1.5, high * 1.5)
-    axes.set_yticks([t for t in steps if low / 1.5 <= t <= high * 1.5])
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_ticks([], minor=True)
+    low = min(p for line in curve.lines.values() for _, p, *_ in line) / 1.5
+    high = max(p for line in curve.lines.values() for *_, p in line) * 1.5
+    axes.set_ylim(low, high)
+    plain_ticks(axes.yaxis, low, high)
     axes.set_xlabel(AXES.get(curve.axis, curve.axis), color=color["muted"], size=10)
     axes.set_ylabel("ms", color=color["muted"], size=10)
     axes.grid(color=color["grid"], linewidth=0.8)
@@ -327,4 +253,6 @@ def scaling_picture(found: Sequence[Curve], path: Path, theme: str = "light") ->
 def roof_picture(roof: Roof, path: Path, theme: str = "light") -> None:
     color = THEMES[theme]
     with fixed_style():
-        save(draw_roof(roof, color), path, color["ground"])
+        figure = draw_roof(roof, color)
+        figure.text(0.02, 0.965, f"What each op reaches: {roof.title}", color=color["text"], size=11, weight="bold")
+        save(figure, path, color["ground"])

@@ -29,7 +29,7 @@ def place_labels(
     taken = [_around(p, 5, 5) for p in spots] + [_around(p, 2, 2) for p in line]
     out = list(spots)
     for i in sorted(range(len(texts)), key=lambda i: (spots[i], texts[i])):
-        half = LETTER * size * len(texts[i]) / 2 + 3
+        half = half_width(texts[i], size)
         for center in _places(spots[i], half, size):
             box = _around(center, half, 0.65 * size)
             inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
@@ -38,6 +38,10 @@ def place_labels(
                 taken.append(box)
                 break
     return out
+
+
+def half_width(text: str, size: float = 12.5) -> float:
+    return LETTER * size * len(text) / 2 + 3
 
 
 def _places(spot: Point, half: float, size: float) -> Iterator[Point]:

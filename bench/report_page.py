@@ -81,6 +81,7 @@ def html(documents: Sequence[Document]) -> str:
         "number": number,
         "size": size,
         "mode": data.mode_name,
+        "rate_cells": rate_cells,
         "clock": data.clock,
     }
     roofs, curves, why = pictures(documents)
@@ -133,10 +134,8 @@ def contents(documents: Sequence[Document]) -> dict[str, Any]:
         "failures": data.failures(documents),
         "absent": data.absent(documents),
         "rates": [r for d in documents for r in data.counted(d)],
-        "measured": [
-            (data.device_name(d["environment"]), threads, rates)
-            for d in documents for threads, rates in d.get("rates", {}).items()
-        ],
+        "ceilings": data.ceilings(documents),
+        "rate_names": RATE_NAMES,
         "jobs": [(group[0], [(row, stacked(row)) for row in group]) for group in data.jobs(documents)],
         "memory": [p for p in shown if p.memory is not None],
         "rows": rows,
@@ -253,10 +252,9 @@ def markdown(documents: Sequence[Document]) -> str:
         lines += table(("job", "case", "provider", "stages, ms", "ms", "ours faster", "peak memory"), rows, 3)
     if c["rates"]:
         lines += ["", "## Rates", ""]
-        lines += [f"- {cell(n)}, {t} threads: copy {r['copy_gbps']:.1f} GB/s, GEMM {r['gemm_gflops']:.0f} GFLOP/s"
-                  for n, t, r in c["measured"]]  # fmt: skip
-        rows = [(r["op"], r["case"], data.mode_name(r["mode"]), *(_of(r, *k) for k in RATES)) for r in c["rates"]]
-        lines += ["", *table(("op", "case", "what", "GB/s", "of copy", "GFLOP/s", "of GEMM"), rows, 4)]
+        lines += [f"- {cell(line)}" for line in c["ceilings"]]
+        rows = [(r["op"], r["case"], data.mode_name(r["mode"]), *rate_cells(r)) for r in c["rates"]]
+        lines += ["", *table(("op", "case", "what", *RATE_NAMES), rows, len(RATES))]
     curves = data.curves(documents)
     if curves:
         lines += ["", "## Scaling", ""]
@@ -275,12 +273,14 @@ def markdown(documents: Sequence[Document]) -> str:
     return "\n".join(lines)
 
 
-RATES = (("gbps", ""), ("pct_copy", "%"), ("gflops", ""), ("pct_gemm", "%"))
+RATES = (("gbps", ""), ("pct_copy", "%"), ("pct_rows", "%"), ("gflops", ""), ("pct_gemm", "%"))
+RATE_NAMES = ("GB/s", "of copy", "of random rows", "GFLOP/s", "of GEMM")
 
 
-def _of(row: Row, name: str, unit: str) -> str:
-    value = row[name]
-    return "" if value is None else f"{value:.0f}%" if unit else number(value)
+def rate_cells(row: Row) -> list[str]:
+    """What an op reaches, in the order of `RATE_NAMES`."""
+    found = [(row.get(name), unit) for name, unit in RATES]
+    return ["" if value is None else f"{value:.0f}%" if unit else number(value) for value, unit in found]
 
 
 def sentence(found: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from gnnaccel.bench import report, report_draw
+from gnnaccel.bench import harness, report, report_bars, report_draw
+from gnnaccel.bench import report_data as data
 from gnnaccel.bench.harness import Row
 
 
@@ -49,17 +50,17 @@ def test_picture_is_byte_stable(tmp_path, suffix, ratio):
     pytest.importorskip("matplotlib")
     for theme in report_draw.THEMES:
         first, second = tmp_path / f"1{suffix}", tmp_path / f"2{suffix}"
-        report_draw.bars([document(ratio)], first, theme)
-        report_draw.bars([document(ratio)], second, theme)
+        report_bars.bars([document(ratio)], first, theme)
+        report_bars.bars([document(ratio)], second, theme)
         assert first.read_bytes() == second.read_bytes()
         assert first.stat().st_size > 1000
 
 
 def test_picture_ignores_the_users_style(tmp_path):
     mpl = pytest.importorskip("matplotlib")
-    report_draw.bars([document()], tmp_path / "1.svg")
+    report_bars.bars([document()], tmp_path / "1.svg")
     with mpl.rc_context({"axes.facecolor": "red", "font.size": 30}):
-        report_draw.bars([document()], tmp_path / "2.svg")
+        report_bars.bars([document()], tmp_path / "2.svg")
         assert mpl.rcParams["font.size"] == 30
     assert (tmp_path / "1.svg").read_bytes() == (tmp_path / "2.svg").read_bytes()
 
@@ -89,9 +90,101 @@ def test_command_refuses(tmp_path, stored):
     (tmp_path / "plain.md").write_text("nothing here")
     for args, message in (
         ([str(tmp_path / "none.json")], "not a readable result file"),
+        ([], "give result files, or --committed"),
+        ([str(stored), "--committed"], "give result files, or --committed"),
         ([str(stored), "--out", "x.gif"], "must end in .svg or .png"),
         ([str(stored), "--into", str(tmp_path / "plain.md")], "has no <!-- bench:begin -->"),
     ):
         result = CliRunner().invoke(app, args)
         assert result.exit_code == 2
         assert message in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.fixture
+def checkout():
+    if not (report.ROOT / "bench" / "results").is_dir() or not (report.ROOT / "docs").is_dir():
+        pytest.skip("not a checkout")
+    return data.committed(report.ROOT / "bench" / "results")
+
+
+def drawn_by():
+    return report.DRAWN_BY.search((report.ROOT / "docs" / "speed.md").read_text("utf-8"))[1]
+
+
+def test_committed_tables_are_those_of_the_committed_results(checkout):
+    for path, text in report.sections(checkout, report.ROOT, drawn_by()).items():
+        assert report.marked(path)[1] == text, f"{path.name} is old: python -m gnnaccel.bench.report --committed"
+
+
+def test_committed_pictures_are_those_of_the_committed_results(checkout, tmp_path):
+    mpl = pytest.importorskip("matplotlib")
+    if mpl.__version__ != drawn_by():
+        pytest.skip(
+            f"matplotlib {mpl.__version__} draws otherwise than {drawn_by()}, which drew the committed pictures"
+        )
+    for path in report.draw_committed(checkout, tmp_path):
+        kept = report.ROOT / "docs" / path.name
+        assert kept.read_bytes() == path.read_bytes(), (
+            f"{path.name} is old: python -m gnnaccel.bench.report --committed"
+        )
+
+
+def fake_checkout(root):
+    for page in (root / "README.md", root / "docs" / "speed.md"):
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(f"above\n{report.BEGIN}\nold\n{report.END}\nbelow\n")
+    for i, (folder, device) in enumerate((("cpu-2t", "cpu"), ("h200", "cuda"))):
+        (root / "bench" / "results" / folder).mkdir(parents=True)
+        found = document(2.0 + i)
+        found["environment"] |= {"device": device, "device_name": f"device {i}", "cuda": "13.0"}
+        found["rates"] = {"2": {"copy_gbps": 10.0, "gemm_gflops": 100.0}}
+        own = found["rows"][0]
+        found["rows"].append({**own, "gbps": 2.0, "gflops": 5.0, "op": "counted", "pct_copy": 20.0, "pct_gemm": 5.0})
+        for x in (1, 2):
+            at = {"scaling": {"axis": "batch", "x": x}}
+            found["rows"].append({**own, "op": "scaling-batch", "p20_ms": 1.0, "p80_ms": 2.0, "extra": at})
+        (root / "bench" / "results" / folder / "all.json").write_text(json.dumps(found))
+    (root / "bench" / "results" / "cpu-2t" / "other.json").write_text('{"schema": 1, "rows": [{"name": "not ours"}]}')
+
+
+def test_everything_is_made_by_one_command(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    fake_checkout(tmp_path)
+    app = typer.Typer()
+    app.command()(report.report)
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    result = CliRunner().invoke(app, ["--committed"])
+    assert result.exit_code == 0, result.output
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.svg")}
+    assert made == {f"docs/{n}{d}.svg" for n in ("speed", "roofline", "scaling") for d in ("", "-dark")}
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert CliRunner().invoke(app, ["--committed"]).exit_code == 0
+    assert before == {path: path.read_bytes() for path in before}
+    readme, page = ((tmp_path / name).read_text("utf-8") for name in ("README.md", "docs/speed.md"))
+    for text in (readme, page):
+        assert text.startswith("above\n") and text.endswith("\nbelow\n") and "old" not in text
+        assert "prefers-color-scheme: dark" in text and "device 0 (AVX2)" in text and "device 1, CUDA 13.0" in text
+    assert 'src="docs/speed.svg"' in readme and 'src="roofline.svg"' in page and 'src="scaling.svg"' in page
+    assert "a_op big, forward + backward, 2 threads: pyg takes 0.8 ms, ours 1 ms (0.80x)" in page
+    assert "| training TGN | tgn, w_b600, 2 threads | 1 ms | pyg 4 ms | 4.00x |" in readme
+    assert "| a op | a_op, big, 2 threads | 1 ms | pyg 0.8 ms | 0.80x |" in readme, "losing is in by rule"
+
+
+def test_nothing_is_left_half_done_without_matplotlib(tmp_path, monkeypatch):
+    fake_checkout(tmp_path)
+
+    def lacking():
+        raise ValueError("bench: pictures need matplotlib: pip install 'gnnaccel[bench]'")
+
+    monkeypatch.setattr(report.draw, "need_matplotlib", lacking)
+    with pytest.raises(ValueError, match="pictures need matplotlib"):
+        report.regenerate(tmp_path)
+    assert "old" in (tmp_path / "README.md").read_text()
+
+
+def test_headline_names_entries_that_exist():
+    harness.discover()
+    known = {*harness.REGISTRY, *harness.END_TO_END}
+    assert [op for op, _ in data.HEADLINE if op not in known] == []
+    assert [op for op, _ in data.YARDSTICKS if op not in known] == []
+    assert 12 <= len(data.HEADLINE) <= 16

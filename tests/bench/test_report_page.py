@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gnnaccel.bench import report_data, report_draw, report_page
+from gnnaccel.bench import report_bars, report_data, report_page
 from gnnaccel.bench.harness import Row
 from gnnaccel.bench.report_labels import place_labels
 from gnnaccel.bench.report_page import write_report
@@ -200,7 +200,7 @@ def test_without_matplotlib_the_page_says_so(tmp_path, monkeypatch):
     assert "pictures need matplotlib: pip install 'gnnaccel[bench]'" in page.text
     assert page.all("svg") == [] and "2.00x" in page.text
     with pytest.raises(ValueError, match="pictures need matplotlib"):
-        report_draw.bars([document()], tmp_path / "x.svg")
+        report_bars.bars([document()], tmp_path / "x.svg")
 
 
 def test_few_rows_make_a_page_too(tmp_path):
