@@ -1,4 +1,6 @@
 # The two commands of the README are `make demo` and `make test`. PYTHON picks the interpreter, VENV the environment.
+# On a machine with a GPU: `make test-gpu`, `make bench-gpu`. If PYTHON has a CUDA build of torch already, VENV is made on top of
+# its packages and nothing is fetched that is there (PRESENT= asks for an environment of its own; WHEELS=folder has what lacks).
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -20,8 +22,21 @@ EXTRAS ?= test,lint
 endif
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+ifneq ($(GPU),0)
+PRESENT ?= $(shell $(PYTHON) -c "import torch; print(torch.version.cuda or '')" 2>/dev/null)
+endif
+WHEELS ?=
+# seconds that `make test-gpu` and `make bench-gpu` may take
+LIMIT ?=
+
 .PHONY: demo test test-gpu lint format bench bench-gpu clean
 
+ifneq ($(PRESENT),)
+$(STAMP): pyproject.toml setup.py $(wildcard baselines/cpp/*) $(wildcard kernels/cuda/*)
+	@echo "building gnnaccel on top of the packages of $(PYTHON)"
+	@$(PYTHON) .ci/present "$(VENV)" "$(WHEELS)"
+	@touch $@
+else
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -33,6 +48,7 @@ $(STAMP): $(BIN)/python pyproject.toml setup.py $(wildcard baselines/cpp/*) $(wi
 	@$(PIP) "setuptools>=77" wheel ninja
 	@$(PIP) --no-build-isolation -e ".[$(EXTRAS)]"
 	@touch $@
+endif
 
 demo: $(STAMP)
 	$(BIN)/gnnaccel train tgn --data synthetic --out runs/demo --overwrite
@@ -42,7 +58,7 @@ test: $(STAMP)
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -m interpret
 
 test-gpu: $(STAMP)
-	GNNACCEL_TEST_DEVICE=cuda $(BIN)/python -m pytest tests/ops tests/kernels
+	$(BIN)/python tests/gpu.py $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -59,7 +75,7 @@ bench: $(STAMP)
 	$(BIN)/gnnaccel bench all
 
 bench-gpu: $(STAMP)
-	$(BIN)/gnnaccel bench all --device cuda
+	$(BIN)/python -m gnnaccel.bench.gpu $(if $(LIMIT),--limit $(LIMIT)) $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info gnnaccel/*.so
