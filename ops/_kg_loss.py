@@ -17,7 +17,8 @@ LOSSES = ("logsigmoid", "hinge", "bce", "pairwise_hinge", "pairwise_logistic", "
 LOGSIGMOID, HINGE, BCE, PAIRWISE_HINGE, PAIRWISE_LOGISTIC, SOFTMAX = range(6)
 
 # e, other [B, D], r [B, .] (not read for GIVEN), neg [C, N, D], weight [B], indptr [B + 1], position [P]; the loss is a number
-# of neg's dtype. Its gradients are made with it (empty without `grads`), and `backward` only scales them.
+# of neg's dtype. Its gradients are made with it (empty without `grads`), and `backward` only scales them. On CUDA `position`
+# may be bits [B, ceil(N / 32)], int32, then without indptr.
 _OPTIONS = "Tensor? weight, Tensor? indptr, Tensor? position"
 _NUMBERS = "int loss, float gamma, float margin, float? temperature, bool grads"
 define(
@@ -116,6 +117,34 @@ def row_losses(
         return terms, -g.sum(1), g
     share = 1 / (1 + count) if loss == BCE else 0.5
     return share * own + (1.0 if loss == BCE else 0.5) * terms, share * own_slope, g if loss == BCE else 0.5 * g
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Bits `[B, ceil(N / 32)]`, int32, of booleans `[B, N]`; nothing waits for a GPU."""
+    B, N = mask.shape
+    words = (N + 31) // 32
+    wide = torch.zeros((B, words * 32), dtype=torch.int64, device=mask.device)
+    wide[:, :N] = mask
+    total = (wide.view(B, words, 32) << torch.arange(32, device=mask.device)).sum(2)
+    # the sign bit is the 32nd
+    return torch.where(total >= 1 << 31, total - (1 << 32), total).to(torch.int32)
+
+
+def count_bits(words: Tensor) -> Tensor:
+    """How many bits of each row are set, int64 `[B]`."""
+    x = words.long() & 0xFFFFFFFF
+    x = x - ((x >> 1) & 0x55555555)
+    x = (x & 0x33333333) + ((x >> 2) & 0x33333333)
+    x = (x + (x >> 4)) & 0x0F0F0F0F
+    return (((x * 0x01010101) & 0xFFFFFFFF) >> 24).sum(1)
+
+
+def rows_of_bits(words: Tensor) -> tuple[Tensor, Tensor]:
+    """The set bits as `(indptr, position)`."""
+    at = ((words.unsqueeze(2) >> torch.arange(32, device=words.device)) & 1).flatten(1).nonzero()
+    indptr = torch.zeros(len(words) + 1, dtype=torch.int64, device=words.device)
+    torch.cumsum(torch.bincount(at[:, 0], minlength=len(words)), 0, out=indptr[1:])
+    return indptr, at[:, 1].contiguous()
 
 
 class _Rows:
@@ -333,7 +362,10 @@ def _cuda(
     wide_e, wide_r, o = e.to(acc), r.to(acc), other.to(acc)
     q = query(operation, wide_e, wide_r)
     x_pos = _compare(q.unsqueeze(1), o.unsqueeze(1), kind, gamma).flatten()
-    bits, count = kernels.exclusion_bits(indptr, position, B, N, e.device)
+    if indptr is None and position is not None:
+        bits, count = position.contiguous(), N - count_bits(position)
+    else:
+        bits, count = kernels.exclusion_bits(indptr, position, B, N, e.device)
     rows = RowSums(x_pos, count, weight, loss, margin, temperature)
     queries, candidates = q.contiguous().view(C, B // C if C else 0, D), neg.contiguous()
     made = (bits, kind, rows.term, gamma, rows.temperature)

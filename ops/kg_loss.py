@@ -62,6 +62,15 @@ def _check_loss(loss: str, temperature: float | None, margin: float | None) -> f
     return float(margin)
 
 
+def _check_bits(bits: Tensor, B: int, N: int) -> tuple[Tensor | None, Tensor]:
+    """Bits of the excluded, as the op takes them on the device."""
+    if bits.dtype != torch.int32:
+        raise TypeError(f"kg_loss: exclude must be int32 bits, got {bits.dtype}")
+    if tuple(bits.shape) != (B, -(-N // 32)):
+        raise ValueError(f"kg_loss: exclude must be bits [{B}, {-(-N // 32)}], got {list(bits.shape)}")
+    return (None, bits) if bits.is_cuda else rows_of.rows_of_bits(bits)
+
+
 def _check_rows(B: int, weight: Tensor | None, exclude: Exclude | None) -> None:
     if weight is not None:
         if not weight.dtype.is_floating_point:
@@ -209,19 +218,24 @@ def kg_loss_grads(
     relation: Tensor | None = None,
     projection: Tensor | None = None,
     weight: Tensor | None = None,
-    exclude: Exclude | None = None,
+    exclude: Exclude | Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """`kg_loss` and its gradients `(loss, dh, dr, dt, dneg)`, and TransR's dprojection, made without autograd. Internal.
 
     For trainers: arguments as `kg_loss`'s. Nothing is copied; only RESCAL, TransR and a table of relations go through autograd.
+    `exclude` may be bits, int32 `[B, ceil(N / 32)]`: on CUDA nothing waits then.
     """
     _check(model, h, r, t, neg, side, projection, relation)
+    if isinstance(exclude, Tensor):
+        indptr, position = _check_bits(exclude, h.shape[0], neg.shape[-2])
+        exclude = None
+    else:
+        indptr, position = (None, None) if exclude is None else exclude
     m = _check_loss(loss, adversarial_temperature, margin)
     # 0: equal weights
     a = adversarial_temperature or None
     _check_rows(h.shape[0], weight, exclude)
     numbers = (LOSSES.index(loss), gamma, m, a, True)
-    indptr, position = (None, None) if exclude is None else exclude
     options = (weight, indptr, position)
     if relation is None and model not in ("rescal", "transr"):
         with torch.no_grad():

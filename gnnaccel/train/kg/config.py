@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from gnnaccel.ops.kg_score import HALVES, MODELS
-from gnnaccel.train.settings import ConfigError, Section, checked, lay_over, merge, parse, read_yaml, rows_of
+from gnnaccel.train.settings import ConfigError, Section, Switch, checked, lay_over, merge, parse, read_yaml, rows_of
 
 
 class KGModelConfig(Section):
@@ -89,6 +89,9 @@ class KGTrainConfig(Section):
     lookahead: int = Field(default=1, ge=0, description="batches drawn ahead in the background; changes no result")
     staleness: Literal[0, 1] = Field(
         default=0, description="1: a step's rows are written and the next ones read beside it, one step late"
+    )
+    capture: Switch = Field(
+        default="auto", description="record a step as a CUDA graph and replay it; 'auto': where that can be done"
     )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_steps: int | None = Field(default=None, ge=1, description="write it every so many steps instead")

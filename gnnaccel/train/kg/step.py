@@ -70,12 +70,16 @@ class Rows:
 
 @dataclass
 class Update:
-    """What to learn from: for each table ids and gradients, in parts."""
+    """What to learn from: for each table ids and gradients, in parts.
+
+    `ahead`: later steps have been learnt from already, so the tables are not those after this step.
+    """
 
     step: int
     loss: float = 0.0
     ids: dict[str, list[Tensor]] = field(default_factory=dict)
     grads: dict[str, list[Tensor]] = field(default_factory=dict)
+    ahead: bool = False
 
     def add(self, table: str, ids: Tensor, grad: Tensor) -> None:
         self.ids.setdefault(table, []).append(ids)
@@ -133,9 +137,15 @@ class TrainStep:
         r = gather_rows(self.tables["relation"], ids, dtype=self.acc)
         return Rows(h, r, t, neg, projection, (ids, inverse))
 
-    @torch.no_grad()
     def compute(self, batch: Batch, rows: Rows | None) -> Update:
         """Loss of the batch, mean over sides, and the gradients of their sum; of rows that were gathered, or `read`."""
+        loss, update = self.grads(batch, rows)
+        update.loss = float(loss)  # waits for a GPU: nothing is learnt before it was looked at
+        return update
+
+    @torch.no_grad()
+    def grads(self, batch: Batch, rows: Rows | None) -> tuple[Tensor, Update]:
+        """As `compute`; the loss stays on the device, and nothing waits (but for models of matrices and 1-vs-all)."""
         loss, m = self.config.loss, self.model
         update, losses = Update(batch.step), []
         relation = None if rows is None else rows.relation
@@ -166,10 +176,9 @@ class TrainStep:
             update.add("relation", r_ids, dr)
             for grad in d_projection:  # TransR's
                 update.add("projection", r_ids, grad)
-        update.loss = float(torch.stack(losses).mean())  # waits for a GPU: nothing is learnt before it was looked at
         if rows is not None and loss.regularizer == "n3" and loss.regularization:
             self._n3(batch, rows, update)
-        return update
+        return torch.stack(losses).mean(), update
 
     @torch.no_grad()
     def apply(self, update: Update) -> None:

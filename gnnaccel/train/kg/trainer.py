@@ -23,13 +23,14 @@ from gnnaccel.train.kg.config import KGConfig, validate_kg
 from gnnaccel.train.kg.evaluate import evaluate
 from gnnaccel.train.kg.locality import triple_order
 from gnnaccel.train.kg.optimizer import SparseOptimizer
+from gnnaccel.train.kg.static import static_step
 from gnnaccel.train.kg.step import Batch, Rows, TrainStep, Update
 from gnnaccel.train.pipeline import Pipeline, Stage
 from gnnaccel.train.trainer import Interrupted, TrainingError, add_scalars, plain, stop_signals, tensorboard
 
 KIND = "kg"
 #: settings that change no step: a run may be resumed with other values
-UNBOUND = ("train.checkpoint", "train.lookahead", "train.patience", "eval.")
+UNBOUND = ("train.capture", "train.checkpoint", "train.lookahead", "train.patience", "eval.")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
@@ -171,6 +172,7 @@ class KGTrainer:
         self.model = make_model(config, kg, device)
         self.optimizer = SparseOptimizer(self.model, config.train, config.loss, self.schedule.total)
         self.step = TrainStep(self.model, self.optimizer, config)
+        self.static = static_step(self.step, self.schedule)
         self.next = 0  # number of the next step
         self.validated = -1  # steps that had been trained at the last validation
         self.pending: Update | None = None  # with staleness: computed, not yet learnt from
@@ -217,8 +219,9 @@ class KGTrainer:
     def _train_until(self, end: int, bar: tqdm) -> None:
         start, saved = time.perf_counter() - self.seconds, time.perf_counter()
         ahead = Pipeline([Stage("sample", self.schedule)], self.config.train.lookahead)
-        with ahead(range(self.next, end)) as batches:
-            for update in self._updates(batches):
+        # a step that is replayed draws for itself
+        with ahead(range(self.next, self.next if self.static else end)) as batches:
+            for update in self._replays(end) if self.static else self._updates(batches):
                 self.loss_sum, self.loss_steps = self.loss_sum + update.loss, self.loss_steps + 1
                 self.next, self.seconds = update.step + 1, time.perf_counter() - start
                 bar.update(self.schedule.sizes[update.step % self.schedule.per_epoch])
@@ -231,10 +234,10 @@ class KGTrainer:
                 )
                 every, now = self.config.train.checkpoint_steps, time.perf_counter()
                 due = self.next % every == 0 if every else now - saved > self.config.train.checkpoint_seconds
-                if due or self._stop:
+                if (due or self._stop) and not update.ahead:
                     self.save()
                     saved = time.perf_counter()
-                if self._stop:
+                if self._stop and not update.ahead:
                     raise Interrupted(f"stopped after step {self.next} of {self.schedule.total}")
         if self.pending is not None:
             self.step.apply(self.pending)
@@ -246,7 +249,7 @@ class KGTrainer:
         if not self.config.train.staleness:
             for batch in batches:
                 update = self.step.compute(batch, self.step.read(batch))
-                self._check(update, batch)
+                self._check(update)
                 self.step.apply(update)
                 yield update
             return
@@ -258,9 +261,22 @@ class KGTrainer:
                 job = beside.submit(self._write_and_read, following)
                 update = self.step.compute(batch, rows)
                 rows = job.result()
-                self._check(update, batch)
+                self._check(update)
                 self.pending, batch = update, following
                 yield update
+
+    def _replays(self, end: int) -> Iterator[Update]:
+        """Steps of a GPU that is waited for once in a while: only then are losses looked at, and checkpoints written."""
+        assert self.static is not None
+        step, every = self.next, self.config.train.checkpoint_steps or end
+        while step < end:
+            stop = min(end, step + self.static.capacity, (step // every + 1) * every)
+            losses = self.static(range(step, stop))
+            for i, loss in enumerate(losses, step):
+                update = Update(i, loss, ahead=i + 1 < stop)
+                self._check(update)
+                yield update
+            step = stop
 
     def _write_and_read(self, following: Batch | None) -> Rows | None:
         """What runs beside the computing of a batch: the update before it, then the rows of the next."""
@@ -268,11 +284,11 @@ class KGTrainer:
             self.step.apply(self.pending)
         return None if following is None else self.step.gather(following)
 
-    def _check(self, update: Update, batch: Batch) -> None:
+    def _check(self, update: Update) -> None:
         """Stop before anything is learnt from a step that has become NaN or infinite."""
         if not math.isfinite(update.loss):
             cause = self._spoilt() or "a score or its loss overflowed"
-            self._give_up(f"the loss became {update.loss} in step {batch.step + 1}", cause, batch.step)
+            self._give_up(f"the loss became {update.loss} in step {update.step + 1}", cause, update.step)
 
     def _check_tables(self) -> None:
         """Stop before tables are kept that a step has spoilt, which only the loss of the next would tell."""

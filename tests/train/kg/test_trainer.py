@@ -97,8 +97,8 @@ def test_resume_is_bitwise_the_unbroken_run(kg, tmp_path, model, stop):
     cut = trainer(kg, tmp_path / "cut", model, "train.checkpoint_steps=1")
     check = cut._check
 
-    def stop_at(update, batch):
-        check(update, batch)
+    def stop_at(update):
+        check(update)
         cut._stop = update.step + 1 == stop
 
     cut._check = stop_at
