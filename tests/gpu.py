@@ -88,11 +88,11 @@ def run(what: list[str], env: dict[str, str], seconds: float) -> tuple[int | Non
     process = subprocess.Popen(
         what, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
-    counts = [""]
+    assert process.stdout is not None
+    pipe, counts = process.stdout, [""]
 
     def read() -> None:
-        assert process.stdout is not None
-        for line in process.stdout:
+        for line in pipe:
             print(line, end="", flush=True)
             if re.search(r"\d+ (passed|failed|error|skipped|deselected)", line):
                 counts[0] = line.strip("= \n")
@@ -105,6 +105,7 @@ def run(what: list[str], env: dict[str, str], seconds: float) -> tuple[int | Non
         stopped(process)
         code = None
     reader.join(5)
+    pipe.close()
     return code, counts[0]
 
 

@@ -1,0 +1,152 @@
+"""`make bench-gpu`: what this library promises on a GPU, each beside eager PyTorch and torch.compile, in one command.
+
+    python -m gnnaccel.bench.gpu --limit 480 --out bench/results
+    python -m gnnaccel.bench.gpu --data path/to/wikipedia      # TGN on the real stream instead of one of its size
+    python -m gnnaccel.bench.gpu --rehearse                    # the same commands on tiny inputs, without a GPU
+
+Every entry is a process of its own with a limit of its own, the most wanted first, and results are written as they come: a
+compilation that hangs costs itself alone. Needs no network and no data. Writes OUT/<gpu>/ops.json and models.json, which
+`gnnaccel bench --base` and the report read like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gnnaccel.bench import results
+from gnnaccel.bench.device import environment
+
+
+@dataclass(frozen=True)
+class Job:
+    """A target of `gnnaccel bench`, the file that its rows go to, and the seconds that it may take."""
+
+    target: str
+    file: str
+    limit: float
+    options: tuple[str, ...] = ()
+
+
+# in the order of what is wanted most
+JOBS = (
+    Job("tgn", "models", 110, ("--data",)),
+    Job("gather_rows_gpu", "ops", 45),
+    Job("temporal_sample_gpu", "ops", 45),
+    Job("temporal_attention", "ops", 70, ("--quick",)),
+    Job("memory_update", "ops", 60, ("--quick",)),
+    Job("kg-gpu", "models", 100),
+    Job("gather_rows_pinned", "ops", 40),
+    Job("gather_aggregate", "ops", 60, ("--quick",)),
+    Job("neighbor_sample", "ops", 45, ("--quick",)),
+    Job("unique_nodes", "ops", 40, ("--quick",)),
+)
+
+
+def slug(name: str) -> str:
+    """A folder's name for a device: `NVIDIA H100 80GB HBM3` is `h100-80gb-hbm3`."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower().replace("nvidia", "")).strip("-") or "gpu"
+
+
+def command(job: Job, part: Path, device: str, data: str, rehearse: bool) -> list[str]:
+    what = [sys.executable, "-m", "gnnaccel.bench", job.target, "--device", device, "--json", str(part)]
+    if rehearse:
+        return [*what, "--correctness-only"]
+    for option in job.options:
+        what += [option] if option != "--data" else ["--data", data] if data else []
+    return what
+
+
+def run(what: Sequence[str], seconds: float) -> tuple[str, str]:
+    """How it ended (`ok`, `failed`, `time up`), and the end of what it said."""
+    # compiled kernels are kept between the processes by Triton and inductor themselves
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(what, stdout=said, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            code = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return "time up", ""
+        said.seek(0)
+        lines = said.read().strip().splitlines()
+    return ("ok" if code == 0 else "failed"), "\n".join(lines[-12:]) if code else ""
+
+
+def merged(document: dict[str, Any] | None, part: dict[str, Any]) -> dict[str, Any]:
+    """A file's document with the rows of one more job."""
+    if document is None:
+        return part
+    rates = {**part["rates"], **document["rates"]}
+    return {**document, "rates": rates, "rows": [*document["rows"], *part["rows"]]}
+
+
+def measure(
+    out: Path, device: str, limit: float, data: str, rehearse: bool, jobs: Sequence[Job] = JOBS
+) -> Iterator[tuple[Job, str, str]]:
+    """Run the jobs; for each how it ended and what it said. Files are written after each."""
+    documents: dict[str, dict[str, Any]] = {}
+    begin = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for job in jobs:
+            left = limit - (time.monotonic() - begin)
+            if left < 10:
+                yield job, "not run", "time was up"
+                continue
+            part = Path(folder) / f"{job.target}.json"
+            ended, said = run(command(job, part, device, data, rehearse), min(left, job.limit))
+            if part.exists():
+                documents[job.file] = merged(documents.get(job.file), json.loads(part.read_text("utf-8")))
+                results.write(documents[job.file], out / f"{job.file}.json")
+            yield job, ended, said
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Results go to a folder in here, named after the GPU.")] = Path(
+        "bench/results"
+    ),
+    limit: Annotated[float, typer.Option(help="Seconds for everything.", min=1)] = 480.0,
+    data: Annotated[str, typer.Option(help="Stream for TGN; by default synthetic, of Wikipedia's size.")] = "",
+    only: Annotated[str, typer.Option(help="Targets, with commas.")] = "",
+    rehearse: Annotated[bool, typer.Option("--rehearse", help="Tiny inputs, checks only, on CPU if need be.")] = False,
+) -> None:
+    """Measure on the present GPU."""
+    console = Console(stderr=True)
+    if not torch.cuda.is_available() and not rehearse:
+        raise SystemExit("gnnaccel.bench.gpu: this torch sees no CUDA device; --rehearse goes without")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = [n.strip() for n in only.split(",") if n.strip()]
+    if unknown := set(names) - {job.target for job in JOBS}:
+        raise typer.BadParameter(f"--only must be among {', '.join(j.target for j in JOBS)}, got {sorted(unknown)[0]}")
+    folder = out / (slug(environment(torch.device(device))["device_name"]) if device == "cuda" else "rehearsal")
+    jobs = [job for job in JOBS if not names or job.target in names]
+    table, start, good = Table("entry", "seconds", "", ""), time.monotonic(), True
+    for job, ended, said in measure(folder, device, limit, data, rehearse, jobs):
+        seconds, start = time.monotonic() - start, time.monotonic()
+        console.print(f"{job.target}: {ended}, {seconds:.0f} s", highlight=False)
+        if said:
+            console.print(said, highlight=False, markup=False)
+        table.add_row(job.target, f"{seconds:.0f}", ended, said.splitlines()[-1] if said else "")
+        good &= ended == "ok"
+    console.print(table)
+    console.print(f"results: {folder}", highlight=False)
+    raise SystemExit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
