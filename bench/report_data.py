@@ -60,19 +60,29 @@ class Pair:
 
     @property
     def yardstick(self) -> str:
-        name = self.row["provider"]
-        own = {"gnnaccel 1t": "ours, on one thread"}.get(name, "ours, in another form")
-        return YARDSTICKS.get((self.row["op"], name), own if name.startswith("gnnaccel") else "")
+        return yardstick(self.row)
 
     @property
     def miss(self) -> bool:
-        return self.row["ratio"] < 1 and not self.yardstick
+        return lost(self.row)
 
     @property
     def memory(self) -> float | None:
         """The peer's peak over ours."""
         theirs, ours = self.row["peak_bytes"], self.own["peak_bytes"]
         return theirs / ours if theirs and ours else None
+
+
+def yardstick(row: Row) -> str:
+    """What a row is if it is neither ours nor a peer's; empty if it is."""
+    name = row["provider"]
+    own = {"gnnaccel 1t": "ours, on one thread"}.get(name, "ours, in another form")
+    return YARDSTICKS.get((row["op"], name), own if name.startswith("gnnaccel") and not row["ours"] else "")
+
+
+def lost(row: Row) -> bool:
+    """Whether a row is of a peer that was faster than ours."""
+    return row["ratio"] is not None and row["ratio"] < 1 and not yardstick(row)
 
 
 def mode_name(mode: str) -> str:
@@ -269,7 +279,8 @@ class Curve:
     op: str
     axis: str
     mode: str
-    where: str
+    device: str
+    threads: str
     lines: dict[str, list[tuple[float, float, float, float]]]
 
 
@@ -286,10 +297,9 @@ def curves(documents: Sequence[Document]) -> list[Curve]:
                 x = float(row["extra"]["scaling"]["x"])
                 lines.setdefault(row["provider"], []).append((x, row["p20_ms"], row["p50_ms"], row["p80_ms"]))
             what = rows[0]["extra"]["scaling"].get("what", op)
-            threads = "" if axis == "threads" else f", {threads_name(rows[0]['threads'])}"
             env = document["environment"]
-            where = device_name(env) + ("" if env["device"] == "cuda" else threads)
-            out.append(Curve(f"{what}, {mode_name(mode)}", axis, mode, where, lines))
+            threads = "" if axis == "threads" or env["device"] == "cuda" else threads_name(rows[0]["threads"])
+            out.append(Curve(f"{what}, {mode_name(mode)}", axis, mode, device_name(env), threads, lines))
     return out
 
 

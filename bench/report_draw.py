@@ -238,14 +238,16 @@ def draw_grid(found: Sequence[Curve], note: str, color: Mapping[str, str]) -> Fi
         axes = figure.add_axes((0.075 + 0.5 * column, bottom, 0.405, 1.95 / height), facecolor=color["ground"])
         draw_curve(curve, color, axes)
         text = (0.02 + 0.5 * column, bottom + 2.35 / height)
-        figure.text(*text, curve.op, color=color["text"], size=10, weight="bold")
+        figure.text(
+            *text, ", ".join(t for t in (curve.op, curve.threads) if t), color=color["text"], size=10, weight="bold"
+        )
     figure.text(0.02, 0.12 / height, note, color=color["muted"], size=8)
     return figure
 
 
 def scaling_picture(found: Sequence[Curve], path: Path, theme: str = "light") -> None:
     color = THEMES[theme]
-    note = "lines: medians; bands: 20th to 80th percentile. " + "; ".join(dict.fromkeys(c.where for c in found))
+    note = "lines: medians; bands: 20th to 80th percentile. " + "; ".join(dict.fromkeys(c.device for c in found))
     with fixed_style():
         save(draw_grid(found, note, color), path, color["ground"])
 

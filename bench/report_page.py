@@ -34,6 +34,9 @@ ENVIRONMENT = (
 )
 
 
+TONES = 6  # of stages; the last is for those too short to see
+
+
 def write_report(documents: Sequence[Document], folder: Path) -> Path:
     """Write `index.html`, a page that needs no network, and `report.md`, its text, into `folder`.
 
@@ -83,6 +86,7 @@ def html(documents: Sequence[Document]) -> str:
         "mode": data.mode_name,
         "rate_cells": rate_cells,
         "clock": data.clock,
+        "lost": data.lost,
     }
     roofs, curves, why = pictures(documents)
     return environment.get_template("report.html").render(
@@ -115,7 +119,7 @@ def pictures(documents: Sequence[Document]) -> tuple[list[tuple[str, str]], list
         with draw.fixed_style(f"curve{i}", "none"):
             label = f"{curve.op}: milliseconds against {draw.AXES.get(curve.axis, curve.axis)}"
             svg = draw.inline(draw.draw_curve(curve, draw.PAGE), f"curve{i}", label)
-            curves.append((curve.op, curve.where, svg))
+            curves.append((curve.op, ", ".join(t for t in (curve.threads, curve.device) if t), svg))
     return roofs, curves, ""
 
 
@@ -136,7 +140,7 @@ def contents(documents: Sequence[Document]) -> dict[str, Any]:
         "rates": [r for d in documents for r in data.counted(d)],
         "ceilings": data.ceilings(documents),
         "rate_names": RATE_NAMES,
-        "jobs": [(group[0], [(row, stacked(row)) for row in group]) for group in data.jobs(documents)],
+        "jobs": [(group[0], stacked(group)) for group in data.jobs(documents)],
         "memory": [p for p in shown if p.memory is not None],
         "rows": rows,
         "environments": environments(documents),
@@ -184,11 +188,18 @@ def grouped(shown: Sequence[Pair]) -> list[tuple[Row, str, list[Pair]]]:
     ]
 
 
-def stacked(row: Row) -> list[tuple[str, float, float]]:
-    """(stage, ms, percent of all stages) of a job."""
-    found = data.stages(row)
-    total = sum(ms for _, ms in found) or 1.0
-    return [(name, ms, round(100 * ms / total, 2)) for name, ms in found]
+def stacked(group: Sequence[Row]) -> list[tuple[Row, list[tuple[str, float, float, int]]]]:
+    """Of each row of a job (stage, ms, percent of all stages, colour); a stage that can be seen has one colour throughout."""
+    shares = []
+    for row in group:
+        total = sum(ms for _, ms in data.stages(row)) or 1.0
+        shares.append([(name, ms, round(100 * ms / total, 2)) for name, ms in data.stages(row)])
+    seen = list(dict.fromkeys(name for found in shares for name, _, percent in found if percent >= 1))
+    tones = {name: i % (TONES - 1) for i, name in enumerate(seen)}
+    return [
+        (row, [(name, ms, percent, tones.get(name, TONES - 1)) for name, ms, percent in found])
+        for row, found in zip(group, shares, strict=True)
+    ]
 
 
 def environments(documents: Sequence[Document]) -> list[tuple[str, list[tuple[str, Any]]]]:
@@ -245,7 +256,7 @@ def markdown(documents: Sequence[Document]) -> str:
         lines += ["", "## End to end", ""]
         found = [(row, stages) for _, group in c["jobs"] for row, stages in group]
         rows = [
-            (r["op"], r["case"], r["provider"], ", ".join(f"{n} {number(ms)}" for n, ms, _ in stages),
+            (r["op"], r["case"], r["provider"], ", ".join(f"{n} {number(ms)}" for n, ms, *_ in stages),
              number(r["p50_ms"]), "" if r["ratio"] is None else f"{r['ratio']:.2f}x", size(r["peak_bytes"]))
             for r, stages in found
         ]  # fmt: skip
