@@ -23,10 +23,10 @@ import typer
 from gnnaccel.bench import report_data as data
 from gnnaccel.bench import report_draw as draw
 from gnnaccel.bench.report_bars import bars
-from gnnaccel.bench.report_data import Document, clock, footnote
 from gnnaccel.bench.report_draw import dark_twin
 from gnnaccel.bench.report_page import RATE_NAMES, miss_line, pair_cells, rate_cells, sentence, summary, write_report
 from gnnaccel.bench.report_page import table as md_table
+from gnnaccel.bench.report_text import Document, ceilings, clock, footnote, mode_name, threads_name
 from gnnaccel.bench.results import read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +50,7 @@ def short_table(documents: Sequence[Document]) -> str:
     lines = []
     for device, found in data.headline(documents):
         rows = [
-            (what, f"{p.row['op']}, {p.row['case']}, {data.threads_name(p.row['threads'])}", clock(p.own["p50_ms"]),
+            (what, f"{p.row['op']}, {p.row['case']}, {threads_name(p.row['threads'])}", clock(p.own["p50_ms"]),
              f"{p.row['provider']} {clock(p.row['p50_ms'])}", f"{p.row['ratio']:.2f}x")
             for what, p in found
         ]  # fmt: skip
@@ -62,9 +62,9 @@ def rates_table(documents: Sequence[Document]) -> str:
     """What part of the rates measured in the same run our kernels reach."""
     rows = []
     for r in (r for document in documents for r in data.counted(document)):
-        where = f"{r['case']}, {data.threads_name(r['threads'])}"
-        rows.append((f"`{r['op']}`", where, data.mode_name(r["mode"]), *rate_cells(r)))
-    lines = [f"- {line}" for line in data.ceilings(documents)]
+        where = f"{r['case']}, {threads_name(r['threads'])}"
+        rows.append((f"`{r['op']}`", where, mode_name(r["mode"]), *rate_cells(r)))
+    lines = [f"- {line}" for line in ceilings(documents)]
     return "\n".join([*lines, "", *md_table(("op", "case", "what", *RATE_NAMES), rows, len(RATE_NAMES)), ""])
 
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gnnaccel.bench.report_data import Document, Pair, by_device, clock, headline, run_notes
+from gnnaccel.bench.report_data import Pair, by_device, headline
 from gnnaccel.bench.report_draw import THEMES, bare, fixed_style, new_figure, save
+from gnnaccel.bench.report_text import Document, clock, run_notes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

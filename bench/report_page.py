@@ -13,7 +13,17 @@ from statistics import median
 from typing import Any
 
 from gnnaccel.bench import report_data as data
-from gnnaccel.bench.report_data import Document, Pair, Row, number, size
+from gnnaccel.bench.report_data import Pair, Row
+from gnnaccel.bench.report_text import (
+    Document,
+    ceilings,
+    clock,
+    mode_name,
+    number,
+    run_notes,
+    size,
+    threads_name,
+)
 
 FOLDER = Path(__file__).parent / "page"
 
@@ -83,9 +93,9 @@ def html(documents: Sequence[Document]) -> str:
         "ms": milliseconds,
         "number": number,
         "size": size,
-        "mode": data.mode_name,
+        "mode": mode_name,
         "rate_cells": rate_cells,
-        "clock": data.clock,
+        "clock": clock,
         "lost": data.lost,
     }
     roofs, curves, why = pictures(documents)
@@ -129,7 +139,7 @@ def contents(documents: Sequence[Document]) -> dict[str, Any]:
     peers = [p for p in shown if not p.yardstick]
     rows = [(document["environment"], row) for document in documents for row in document["rows"]]
     return {
-        "devices": [(name, data.run_notes(group)) for name, group in data.by_device(documents).items()],
+        "devices": [(name, run_notes(group)) for name, group in data.by_device(documents).items()],
         "dates": sorted({str(d["date"]) for d in documents if d.get("date")}),
         "summary": summary(peers),
         "scale": Scale(shown),
@@ -138,7 +148,7 @@ def contents(documents: Sequence[Document]) -> dict[str, Any]:
         "failures": data.failures(documents),
         "absent": data.absent(documents),
         "rates": [r for d in documents for r in data.counted(d)],
-        "ceilings": data.ceilings(documents),
+        "ceilings": ceilings(documents),
         "rate_names": RATE_NAMES,
         "jobs": [(group[0], stacked(group)) for group in data.jobs(documents)],
         "memory": [p for p in shown if p.memory is not None],
@@ -264,7 +274,7 @@ def markdown(documents: Sequence[Document]) -> str:
     if c["rates"]:
         lines += ["", "## Rates", ""]
         lines += [f"- {cell(line)}" for line in c["ceilings"]]
-        rows = [(r["op"], r["case"], data.mode_name(r["mode"]), *rate_cells(r)) for r in c["rates"]]
+        rows = [(r["op"], r["case"], mode_name(r["mode"]), *rate_cells(r)) for r in c["rates"]]
         lines += ["", *table(("op", "case", "what", *RATE_NAMES), rows, len(RATES))]
     curves = data.curves(documents)
     if curves:
@@ -306,11 +316,11 @@ def sentence(found: Mapping[str, Any]) -> str:
 def pair_cells(pair: Pair) -> tuple[str, ...]:
     row, own = pair.row, pair.own
     against = row["provider"] + (f" ({pair.yardstick})" if pair.yardstick else "")
-    where = f"{row['case']}, {data.threads_name(row['threads'])}"
+    where = f"{row['case']}, {threads_name(row['threads'])}"
     spread = f"{row['ratio_p20']:.2f}-{row['ratio_p80']:.2f}"
     memory = "" if pair.memory is None else f"{pair.memory:.2g}"
     times = (number(row["p50_ms"]), number(own["p50_ms"]), f"{row['ratio']:.2f}x")
-    return row["op"], where, data.mode_name(row["mode"]), against, *times, spread, memory
+    return row["op"], where, mode_name(row["mode"]), against, *times, spread, memory
 
 
 def full_cells(row: Row) -> tuple[Any, ...]:
@@ -322,6 +332,6 @@ def full_cells(row: Row) -> tuple[Any, ...]:
 
 def miss_line(pair: Pair) -> str:
     row, own = pair.row, pair.own
-    where = f"{row['op']} {row['case']}, {data.mode_name(row['mode'])}, {data.threads_name(row['threads'])}"
+    where = f"{row['op']} {row['case']}, {mode_name(row['mode'])}, {threads_name(row['threads'])}"
     times = f"{row['provider']} takes {number(row['p50_ms'])} ms, ours {number(own['p50_ms'])} ms"
     return f"{where}: {times} ({row['ratio']:.2f}x)"

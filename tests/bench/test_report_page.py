@@ -13,6 +13,7 @@ from gnnaccel.bench import report_bars, report_data, report_page
 from gnnaccel.bench.harness import Row
 from gnnaccel.bench.report_labels import place_labels
 from gnnaccel.bench.report_page import write_report
+from gnnaccel.bench.report_text import clock
 
 HOSTILE = "<script>alert('x')</script> & \"a|b\""
 VOID = {"meta", "br", "link", "img", "use", "path", "input"}
@@ -251,4 +252,22 @@ def test_committed_reads_what_bench_wrote(tmp_path):
 
 def test_table_cells():
     assert report_page.cell("a|b\n<i>") == "a\\|b &lt;i>"
-    assert [report_data.clock(x) for x in (4166.8, 12.34, 0.0525)] == ["4.17 s", "12.3 ms", "52.5 µs"]
+    assert [clock(x) for x in (4166.8, 12.34, 0.0525)] == ["4.17 s", "12.3 ms", "52.5 µs"]
+
+
+def luminance(color):
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_text_can_be_read_in_light_dark_and_print():
+    """Contrast of at least 4.5:1 of whatever carries words, on the page and on its panels."""
+    roots = re.findall(r":root \{(.*?)\}", (report_page.FOLDER / "report.css").read_text("utf-8"), flags=re.DOTALL)
+    assert len(roots) == 3
+    for root in roots:
+        color = dict(re.findall(r"--(\w+): (#\w{6})", root))
+        for ground in ("ground", "panel"):
+            for name in ("text", "muted", "faster", "slower", "wrong"):
+                high, low = sorted((luminance(color[name]), luminance(color[ground])), reverse=True)
+                assert (high + 0.05) / (low + 0.05) >= 4.5, (name, color[name], color[ground])
