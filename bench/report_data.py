@@ -105,20 +105,26 @@ def scaling(row: Row) -> Mapping[str, Any] | None:
 
 
 def plain(document: Document) -> list[Row]:
-    """Rows but for those of scaling curves."""
-    return [row for row in document["rows"] if not scaling(row)]
+    """Rows but for those of scaling curves, and for what was run again in a sweep over threads."""
+    return list({(*key(r), r["provider"]): r for r in reversed(document["rows"]) if not scaling(r)}.values())[::-1]
 
 
 def chosen(document: Document, everything: bool = False) -> Iterator[Row]:
-    """Our rows to show: of each op its first case in the mode that includes most (full, else the first), or all."""
-    rows = plain(document)
+    """Our rows to show: of each op its first case on most threads in the mode that includes most (full, else the first), or
+    all."""
+    rows = [r for r in plain(document) if r["ours"] and r["p50_ms"] is not None]
     for op in dict.fromkeys(r["op"] for r in rows):
-        mine = [r for r in rows if r["op"] == op and r["ours"] and r["p50_ms"] is not None]
-        if not everything and mine:
-            case = mine[0]["case"]
-            mine = [r for r in mine if r["case"] == case]
+        mine = [r for r in rows if r["op"] == op]
+        if not everything:
+            mine = first_case(mine)
             mine = [r for r in mine if r["mode"] == "full"] or mine[:1]
         yield from mine
+
+
+def first_case(mine: Sequence[Row]) -> list[Row]:
+    """Of the rows of an op those of its first case, on most threads if there was a sweep."""
+    found = [r for r in mine if r["case"] == mine[0]["case"]]
+    return [r for r in found if r["threads"] == max(r["threads"] for r in found)]
 
 
 def pairs(documents: Sequence[Document], everything: bool = False) -> Iterator[Pair]:
@@ -195,8 +201,8 @@ def counted(document: Document) -> Iterator[Row]:
     """Our rows with a rate: of each op its first case, in the mode that includes most of those with most counted."""
     rows = [r for r in plain(document) if r["ours"] and r["p50_ms"] is not None]
     for op in dict.fromkeys(r["op"] for r in rows):
-        found = [r for r in rows if r["op"] == op]
-        found = [r for r in found if r["case"] == found[0]["case"] and (r["gbps"] or r["gflops"])]
+        found = first_case([r for r in rows if r["op"] == op])
+        found = [r for r in found if r["gbps"] or r["gflops"]]
         rank = {"full": 2, "fwd": 1}
         yield from sorted(found, key=lambda r: (not (r["gbps"] and r["gflops"]), -rank.get(r["mode"], 0)))[:1]
 
@@ -228,19 +234,21 @@ class Curve:
 def curves(documents: Sequence[Document]) -> list[Curve]:
     out = []
     for document in documents:
-        groups: dict[tuple[str, str, str], list[Row]] = {}
+        groups: dict[tuple[Any, ...], list[Row]] = {}
         for row in document["rows"]:
             if (at := scaling(row)) and row["p50_ms"] is not None:
-                groups.setdefault((row["op"], at["axis"], row["mode"]), []).append(row)
-        for (op, axis, mode), rows in groups.items():
-            lines: dict[str, list[tuple[float, float, float, float]]] = {}
+                threads = None if at["axis"] == "threads" else row["threads"]
+                groups.setdefault((row["op"], at["axis"], row["mode"], threads), []).append(row)
+        for (op, axis, mode, _), rows in groups.items():
+            lines: dict[str, dict[float, tuple[float, float, float, float]]] = {}
             for row in sorted(rows, key=lambda r: (not r["ours"], r["extra"]["scaling"]["x"])):
                 x = float(row["extra"]["scaling"]["x"])
-                lines.setdefault(row["provider"], []).append((x, row["p20_ms"], row["p50_ms"], row["p80_ms"]))
+                lines.setdefault(row["provider"], {}).setdefault(x, (x, row["p20_ms"], row["p50_ms"], row["p80_ms"]))
             what = rows[0]["extra"]["scaling"].get("what", op)
             env = document["environment"]
             threads = "" if axis == "threads" or env["device"] == "cuda" else threads_name(rows[0]["threads"])
-            out.append(Curve(f"{what}, {mode_name(mode)}", axis, mode, device_name(env), threads, lines))
+            points = {name: list(line.values()) for name, line in lines.items()}
+            out.append(Curve(f"{what}, {mode_name(mode)}", axis, mode, device_name(env), threads, points))
     return out
 
 

@@ -188,12 +188,16 @@ class Scale:
 
 
 def grouped(shown: Sequence[Pair]) -> list[tuple[Row, str, list[Pair]]]:
-    """Comparisons by op and run, (our row, device, comparisons), the fastest peer last."""
+    """Comparisons by op and run, (our row, device, comparisons), the fastest peer last, then what is none."""
     groups: dict[int, list[Pair]] = {}
     for pair in shown:
         groups.setdefault(id(pair.own), []).append(pair)
     return [
-        (found[0].own, found[0].environment["device_name"], sorted(found, key=lambda p: -p.row["ratio"]))
+        (
+            found[0].own,
+            found[0].environment["device_name"],
+            sorted(found, key=lambda p: (bool(p.yardstick), -p.row["ratio"])),
+        )
         for found in groups.values()
     ]
 

@@ -271,3 +271,13 @@ def test_text_can_be_read_in_light_dark_and_print():
             for name in ("text", "muted", "faster", "slower", "wrong"):
                 high, low = sorted((luminance(color[name]), luminance(color[ground])), reverse=True)
                 assert (high + 0.05) / (low + 0.05) >= 4.5, (name, color[name], color[ground])
+
+
+def test_a_sweep_over_threads_shows_the_most():
+    """What has its own number of threads is run again in each round of a sweep; it is there once."""
+    sweep = [r for n in (1, 2) for r in rows_of(threads=n) + rows_of("pinned", threads=1) + scaling_rows("batch")]
+    doc = document(rows=sweep)
+    found = [(p.row["op"], p.row["threads"], p.row["provider"]) for p in report_data.pairs([doc])]
+    assert found == [("an_op", 2, "torch"), ("an_op", 2, "pyg"), ("pinned", 1, "torch"), ("pinned", 1, "pyg")]
+    assert len(list(report_data.pairs([doc], everything=True))) == 6
+    assert [(c.threads, len(c.lines["torch"])) for c in report_data.curves([doc])] == [("2 threads", 3)]
