@@ -140,6 +140,15 @@ def check_seed(owner: str, seed: int | Tensor) -> None:
         raise ValueError(f"{owner}: seed must be a number or one int64, got {seed.dtype} {list(seed.shape)}")
 
 
+def run(op: Any, *args: Any) -> Any:
+    """`op(*args)`; where no gradient is wanted, past autograd, whose way through Python takes as long as a small op."""
+    wanted = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
+    if wanted or torch.compiler.is_compiling():
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
 def backend_of(name: str, device: str) -> str:
     """Which implementation serves op `name` on `device` ("cpu" or "cuda"): "C++", "Triton/CuPy" or "torch"."""
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable, run
 
 define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 define(
@@ -82,7 +82,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     need = ctx.needs_input_grad
-    grads = torch.ops.gnnaccel.linear_backward(grad, *ctx.saved_tensors, *need)
+    grads = run(torch.ops.gnnaccel.linear_backward.default, grad, *ctx.saved_tensors, *need)
     return tuple(g if n else None for g, n in zip(grads, need, strict=True))
 
 
@@ -126,6 +126,6 @@ def row_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) 
         if tensor is not None and tensor.dtype != x.dtype:
             raise TypeError(f"row_invariant_linear: {name} must have the dtype of x ({x.dtype}), got {tensor.dtype}")
     if x.dim() == 2:  # no views, which an in-place op on the result would have to copy
-        return torch.ops.gnnaccel.linear(x, weight, bias)
+        return run(torch.ops.gnnaccel.linear.default, x, weight, bias)
     rows = x.reshape(-1, K) if K else x.new_empty((x.shape[:-1].numel(), 0))
-    return torch.ops.gnnaccel.linear(rows, weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+    return run(torch.ops.gnnaccel.linear.default, rows, weight, bias).reshape(*x.shape[:-1], weight.shape[0])

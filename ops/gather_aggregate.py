@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable, run
 from gnnaccel.ops.gather_rows import FLOATING
 
 _NAME = "gather_aggregate"
@@ -218,8 +218,13 @@ def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...
     need_table, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[3]
     if grad is None:
         return (None,) * 8
-    d_table, d_weight = torch.ops.gnnaccel.gather_aggregate_backward(
-        grad, *ctx.saved_tensors, ctx.reduce, need_table, need_weight
+    d_table, d_weight = run(
+        torch.ops.gnnaccel.gather_aggregate_backward.default,
+        grad,
+        *ctx.saved_tensors,
+        ctx.reduce,
+        need_table,
+        need_weight,
     )
     kept = (d_table if need_table else None, d_weight if need_weight else None)
     return kept[0], None, None, kept[1], None, None, None, None
@@ -330,4 +335,6 @@ def gather_aggregate(
         dtype = torch.float32 if table.dtype == torch.int8 else table.dtype
     elif dtype not in FLOATING:
         raise TypeError(f"{name}: dtype must be float64, float32, float16 or bfloat16, got {dtype}")
-    return torch.ops.gnnaccel.gather_aggregate(table, nbr, count, weight, indptr, scale, REDUCE[reduce], dtype)[0]
+    return run(
+        torch.ops.gnnaccel.gather_aggregate.default, table, nbr, count, weight, indptr, scale, REDUCE[reduce], dtype
+    )[0]

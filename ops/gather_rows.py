@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl
+from gnnaccel.ops._library import autograd, define, fake, impl, run
 
 FLOATING = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
@@ -97,7 +97,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (ids,) = ctx.saved_tensors
-    table = torch.ops.gnnaccel.gather_rows_backward(grad, ids, ctx.num_rows, ctx.dtype, ctx.deterministic)
+    table = run(torch.ops.gnnaccel.gather_rows_backward.default, grad, ids, ctx.num_rows, ctx.dtype, ctx.deterministic)
     return table, None, None, None, None
 
 
@@ -110,7 +110,8 @@ def _setup_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_backward(ctx: Any, grad_table: Tensor) -> tuple[Tensor | None, ...]:
     (ids,) = ctx.saved_tensors
-    return torch.ops.gnnaccel.gather_rows(grad_table, ids, None, ctx.dtype, ctx.deterministic), None, None, None, None
+    rows = run(torch.ops.gnnaccel.gather_rows.default, grad_table, ids, None, ctx.dtype, ctx.deterministic)
+    return rows, None, None, None, None
 
 
 autograd("gather_rows", _backward, _setup)
@@ -183,7 +184,7 @@ def gather_rows(
         torch.ops.gnnaccel.gather_rows_out(out, table, ids, scale)
         return out
     deterministic = deterministic or torch.are_deterministic_algorithms_enabled()
-    return torch.ops.gnnaccel.gather_rows(table, ids, scale, dtype, deterministic)
+    return run(torch.ops.gnnaccel.gather_rows.default, table, ids, scale, dtype, deterministic)
 
 
 def _check_out(out: Tensor, table: Tensor, ids: Tensor, dtype: torch.dtype) -> None:

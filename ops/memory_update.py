@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable, run
 from gnnaccel.ops._linear import blocked_product, padded_linear
 
 # `saved` is what backward needs of the gates, [U, 4 D] (r, z, n, W_hn h + b_hn) or [U, D] (rnn), in the accumulation dtype
@@ -244,7 +244,7 @@ def _backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ..
         raise RuntimeError("gnnaccel::memory_update was called with save=False: nothing to differentiate from")
     need = ctx.needs_input_grad
     wanted = (need[0], need[2], need[3] or need[4], any(need[5:9]))
-    grads = torch.ops.gnnaccel.memory_update_backward(grad, *ctx.saved_tensors, ctx.gru, *wanted)
+    grads = run(torch.ops.gnnaccel.memory_update_backward.default, grad, *ctx.saved_tensors, ctx.gru, *wanted)
     positions = (0, 2, 3, 4, 5, 6, 7, 8)
     out: list[Tensor | None] = [None] * 12
     for i, g in zip(positions, grads, strict=True):
@@ -361,5 +361,5 @@ def memory_update(
     elif rows.shape != dt.shape:
         raise ValueError(f"memory_update: rows must be {list(dt.shape)} like dt, got {list(rows.shape)}")
     save = torch.is_grad_enabled() and any(t.requires_grad for t in (mail, memory, *weights))
-    out, _ = torch.ops.gnnaccel.memory_update(mail, dt, memory, *weights, rows, cell == "gru", save)
+    out, _ = run(torch.ops.gnnaccel.memory_update.default, mail, dt, memory, *weights, rows, cell == "gru", save)
     return out

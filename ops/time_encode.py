@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable, run
 
 define("time_encode(Tensor dt, Tensor w, Tensor b) -> Tensor")
 define("time_encode_backward(Tensor grad, Tensor dt, Tensor w, Tensor b) -> (Tensor, Tensor)")
@@ -59,7 +59,7 @@ def _setup(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    grad_w, grad_b = torch.ops.gnnaccel.time_encode_backward(grad, *ctx.saved_tensors)
+    grad_w, grad_b = run(torch.ops.gnnaccel.time_encode_backward.default, grad, *ctx.saved_tensors)
     return None, grad_w, grad_b
 
 
@@ -101,4 +101,4 @@ def time_encode(dt: Tensor, w: Tensor, b: Tensor) -> Tensor:
         raise ValueError(f"time_encode: b must be {list(w.shape)} like w, got {list(b.shape)}")
     if dt.requires_grad:
         raise ValueError("time_encode: dt must not require grad (it is data), got a tensor that does; detach it")
-    return torch.ops.gnnaccel.time_encode(dt, w, b)
+    return run(torch.ops.gnnaccel.time_encode.default, dt, w, b)
