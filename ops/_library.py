@@ -142,8 +142,8 @@ def check_seed(owner: str, seed: int | Tensor) -> None:
 
 def run(op: Any, *args: Any) -> Any:
     """`op(*args)`; where no gradient is wanted, past autograd, whose way through Python takes as long as a small op."""
-    wanted = torch.is_grad_enabled() and torch._C._any_requires_grad(*args)
-    if wanted or torch.compiler.is_compiling():
+    # the compiler knows the first, and stops reading there
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
         return op(*args)
     with torch._C._AutoDispatchBelowAutograd():
         return op(*args)
