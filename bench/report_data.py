@@ -40,6 +40,13 @@ HEADLINE = (
     ("sparse_adagrad_row", "sparse Adagrad"),
 )
 
+#: Entries of a GPU's size, where they were run.
+HEADLINE_GPU = (
+    ("kg-gpu", "training knowledge graphs"),
+    ("temporal_sample_gpu", "sampling the past"),
+    ("gather_rows_gpu", "gathering rows"),
+)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -173,7 +180,7 @@ def headline(documents: Sequence[Document]) -> list[tuple[str, list[tuple[str, P
         for pair in pairs(group):
             ops.setdefault(pair.row["op"], []).append(pair)
         best = {op: pair for op, found in ops.items() if (pair := closest(found))}
-        named = [(what, best.pop(op)) for op, what in HEADLINE if op in best]
+        named = [(what, best.pop(op)) for op, what in HEADLINE + HEADLINE_GPU if op in best]
         lost = sorted((p for p in best.values() if p.miss), key=lambda p: -p.row["ratio"])
         if named or lost:
             out.append((device, named + [(p.row["op"].replace("_", " "), p) for p in lost]))

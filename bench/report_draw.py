@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from io import StringIO
@@ -229,18 +230,18 @@ def draw_curve(curve: Curve, color: Mapping[str, str], axes: Any = None) -> Figu
 
 def draw_grid(found: Sequence[Curve], note: str, color: Mapping[str, str]) -> Figure:
     """Curves side by side, for a picture by itself."""
-    rows = math.ceil(len(found) / 2)
-    height = 3.1 * rows + 0.45
+    rows, tall = math.ceil(len(found) / 2), 3.25
+    height = tall * rows + 0.35
     figure = new_figure(8.4, height, color)
     for i, curve in enumerate(found):
         row, column = divmod(i, 2)
-        bottom = (0.45 + 3.1 * (rows - 1 - row) + 0.5) / height
-        axes = figure.add_axes((0.075 + 0.5 * column, bottom, 0.405, 1.95 / height), facecolor=color["ground"])
+        bottom = 0.35 + tall * (rows - 1 - row) + 0.5
+        axes = figure.add_axes((0.075 + 0.5 * column, bottom / height, 0.405, 1.95 / height), facecolor=color["ground"])
         draw_curve(curve, color, axes)
-        text = (0.02 + 0.5 * column, bottom + 2.35 / height)
-        figure.text(
-            *text, ", ".join(t for t in (curve.op, curve.threads) if t), color=color["text"], size=10, weight="bold"
-        )
+        where = curve.device if len({c.device for c in found}) > 1 else ""
+        words = textwrap.wrap(", ".join(t for t in (curve.op, curve.threads, where) if t), 52)[:2]
+        place = (0.02 + 0.5 * column, (bottom + 2.62) / height)
+        figure.text(*place, "\n".join(words), color=color["text"], size=9, weight="bold", va="top")
     figure.text(0.02, 0.12 / height, note, color=color["muted"], size=8)
     return figure
 
