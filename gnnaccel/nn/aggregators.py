@@ -23,9 +23,9 @@ from gnnaccel.ops._relu_norm import relu_norm
 _MASK = 2**63 - 1
 
 
-def layer_seed(seed: int, layer: int) -> int:
-    """The dropout seed of a layer of a batch; layer 0 keeps the batch's."""
-    return (seed ^ (layer * 0x9E3779B97F4A7C15)) & _MASK
+def layer_seed(seed: Any, layer: int) -> Any:
+    """The dropout seed of a layer of a batch, a number of 63 bits or a tensor of one; layer 0 keeps the batch's."""
+    return (seed ^ (layer * 0x9E3779B97F4A7C15 & _MASK)) & _MASK
 
 
 class Norm(nn.Module):

@@ -80,10 +80,14 @@ class CapturedStep:
     def __call__(self) -> Any:
         if not self.capture:
             return self.fn()
-        if self.graph is None:
-            self.graph = self._record()
+        self.record()
         self.graph.replay()
         return self.result
+
+    def record(self) -> None:
+        """Record now what the first call otherwise would, without doing a step."""
+        if self.capture and self.graph is None:
+            self.graph = self._record()
 
     def _record(self) -> Any:
         with torch.cuda.device(self.device):

@@ -249,6 +249,7 @@ class JointTask(LinkTask):
 
     labels: Labels = field(init=False)
     weights: Tensor | None = field(init=False, default=None)
+    plain_links = False
 
     @classmethod
     def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> JointTask:

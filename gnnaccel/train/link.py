@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,13 @@ from gnnaccel.train.build import build_model
 from gnnaccel.train.config import Config, ConfigError
 from gnnaccel.train.exact import ExactRows, event_groups, exact_commit, exact_embed
 from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
+from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.pipeline import Pipeline, Stage
 from gnnaccel.train.schedule import batch_bounds
 from gnnaccel.train.trainer import EventTask
+
+if TYPE_CHECKING:
+    from gnnaccel.train.static_tgn import StaticStep
 
 DRAWN_EVENTS = 1 << 14  # events whose training negatives are drawn together
 
@@ -66,6 +70,7 @@ class LinkTask(EventTask):
     device: torch.device
     _drawn: _Drawn | None = None
     main_metric: str = "ap"
+    plain_links = True  # whether a training step is what this class says, and no more
 
     @classmethod
     def create(cls, config: Config, events: TemporalEvents, device: torch.device | str = "cpu") -> LinkTask:
@@ -271,6 +276,12 @@ class LinkTask(EventTask):
     def training_step(self, part: slice, epoch: int, batch: int) -> Step:
         """The step of a training batch: its events, each with one candidate of this epoch."""
         return self.sample(part, self.training_negatives(part, epoch + 1), epoch=epoch, batch=batch)
+
+    def static_step(self, optimizer: FusedAdam) -> StaticStep | None:
+        """The training step on tensors of one size, which a GPU replays as a CUDA graph; None for the ordinary one."""
+        from gnnaccel.train.static_tgn import static_step
+
+        return static_step(self, optimizer)
 
     def validate(self, progress=None) -> dict[str, float]:
         """AP and AUC over the validation part."""

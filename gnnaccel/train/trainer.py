@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import signal
 import time
@@ -21,14 +22,17 @@ from tqdm import tqdm
 from gnnaccel.data.events import TemporalEvents
 from gnnaccel.data.splits import Split
 from gnnaccel.models.composed import MemoryRows
+from gnnaccel.train.capture import CaptureError
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_text
 from gnnaccel.train.config import Config, short_name, validate
 from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.pipeline import Pipeline, Stage, WriteBehind
 from gnnaccel.train.schedule import chunk_shift
 
+log = logging.getLogger("gnnaccel.train")
+
 #: settings that change no step: a run may be resumed with other values, so that a finished one can be trained further
-UNBOUND = ("train.checkpoint", "train.lookahead", "eval.lookahead", "train.epochs", "train.patience")
+UNBOUND = ("train.checkpoint", "train.lookahead", "train.capture", "eval.lookahead", "train.epochs", "train.patience")
 
 
 class TrainingError(RuntimeError):
@@ -233,6 +237,7 @@ class Trainer:
         self.writes = WriteBehind(
             lambda step, rows: self.task.commit(step, rows), getattr(task.config.train, "staleness", 0)
         )
+        self._static: Any = ...  # see `_static_step`
         self._stop = False
         self._board: Any = None
 
@@ -320,7 +325,8 @@ class Trainer:
         start, saved = time.perf_counter() - self.seconds, time.perf_counter()
         bounds, epoch = task.batch_bounds(self.epoch), self.epoch
         batches = [(i, slice(a, b)) for i, (a, b) in enumerate(pairwise(bounds))][self.batch :]
-        ahead = Pipeline(task.stages(epoch), config.lookahead, self.timer)
+        static = self._static_step(batches)
+        ahead = Pipeline([] if static else task.stages(epoch), config.lookahead, self.timer)
         with (
             self._bar(
                 f"epoch {epoch + 1}/{config.epochs}", part.stop - part.start, bounds[self.batch] - part.start
@@ -328,7 +334,11 @@ class Trainer:
             ahead(batches) as steps,
         ):
             for (index, items), step in zip(batches, steps, strict=True):
-                loss = learn(task, self.optimizer, step, self.timer, self.writes.put)
+                if static:
+                    with self.timer("step"):
+                        loss = static(items, epoch, index)
+                else:
+                    loss = learn(task, self.optimizer, step, self.timer, self.writes.put)
                 self.loss_sum += loss.cpu()
                 if not math.isfinite(self.loss_sum.item()):
                     raise TrainingError(
@@ -346,6 +356,22 @@ class Trainer:
                 if self._stop:
                     raise Interrupted(f"stopped in epoch {self.epoch + 1} after batch {self.batch}")
         self.writes.flush()
+
+    def _static_step(self, batches: list[tuple[int, slice]]) -> Any:
+        """The step of fixed size of a task that has one, ready to be called with items, epoch and batch; or None."""
+        if self._static is ...:
+            make = getattr(self.task, "static_step", None)
+            self._static = make(self.optimizer) if make else None
+        if self._static is not None and batches:
+            index, items = batches[0]
+            try:
+                self._static.prepare(items, self.epoch, index)
+            except CaptureError as error:
+                if self.task.config.train.capture == "on":
+                    raise TrainingError(str(error)) from error
+                log.warning("%s", error)
+                self._static = None
+        return self._static
 
     def _validate(self) -> None:
         part = self.task.split.val
