@@ -149,6 +149,11 @@ def run(op: Any, *args: Any) -> Any:
         return op(*args)
 
 
+def on_host(t: Tensor) -> bool:
+    """Whether values of `t` can be looked at without waiting for a device."""
+    return t.device.type == "cpu"
+
+
 def backend_of(name: str, device: str) -> str:
     """Which implementation serves op `name` on `device` ("cpu" or "cuda"): "C++", "Triton/CuPy" or "torch"."""
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable
+from gnnaccel.ops._library import autograd, define, fake, impl, on_host, once_differentiable
 from gnnaccel.ops.memory_update import check_cell
 
 # `saved`: as `memory_update`'s, for the nodes with mail one after another and zeros after them (C++), or for every node
@@ -38,7 +38,7 @@ def _composite(
     *cell: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     N = memory.shape[0]
-    if nodes.device.type == "cpu" and nodes.numel():
+    if on_host(nodes) and nodes.numel():
         low, high = (int(v) for v in nodes.aminmax())
         if low < 0 or high >= N:
             raise ValueError(f"memory_read: nodes must be in [0, {N}), got {low if low < 0 else high}")

@@ -12,7 +12,7 @@ from torch import Tensor
 import gnnaccel.ops._linear
 import gnnaccel.ops._relu_norm
 import gnnaccel.ops.gather_rows  # noqa: F401  (these three define what the composition below calls)
-from gnnaccel.ops._library import autograd, check_seed, define, fake, impl, keyed, once_differentiable, seeded
+from gnnaccel.ops._library import autograd, check_seed, define, fake, impl, keyed, on_host, once_differentiable, seeded
 from gnnaccel.ops.temporal_attention import SLOPES, acc_dtype, check_block
 
 _INPUTS = (
@@ -69,7 +69,7 @@ class _Queries:
         heads: int,
     ) -> None:
         self.table = node_table if root_table is None else root_table
-        if root_row is not None and root_row.device.type == "cpu" and root_row.numel():
+        if root_row is not None and on_host(root_row) and root_row.numel():
             low, high = torch.aminmax(root_row)
             if int(low) < 0 or int(high) >= len(self.table):
                 raise ValueError(f"temporal_attention_layer: root_row must be in [0, {len(self.table)})")

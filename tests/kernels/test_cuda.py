@@ -5,6 +5,9 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
+import types
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ import torch
 
 import gnnaccel as ga
 from gnnaccel.kernels.cuda import temporal_sample as launcher
-from tests.harness import threads
+from tests.harness import poisoned_memory, threads
 
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 GXX = shutil.which(os.environ.get("CXX", "g++"))
@@ -142,27 +145,36 @@ def on_host(tmp_path_factory):
     subprocess.run([*command, "-o", str(folder / "k.so"), str(folder / "k.cpp")], check=True, stdin=subprocess.DEVNULL)
     library = ctypes.CDLL(str(folder / "k.so"))
 
+    def kernel(name):
+        def call(grid, block, args):
+            pointers, scalars = args[:15], args[15:]
+            assert block == (launcher.THREADS,) and len(scalars) == 15
+            getattr(library, f"run_{name}")(
+                ctypes.c_long(*grid),
+                ctypes.c_uint(launcher.BLOCK_ROOTS),  # threads that only write slots would slow the host down
+                (ctypes.c_void_p * 15)(*pointers),
+                (ctypes.c_int64 * 15)(*scalars),
+            )
+
+        return call
+
+    # what the launcher asks of CuPy and of torch.cuda
+    cupy = types.SimpleNamespace(
+        RawModule=lambda code, options: types.SimpleNamespace(get_function=kernel),
+        cuda=types.SimpleNamespace(Device=lambda i: nullcontext(), ExternalStream=lambda stream, i: nullcontext()),
+    )
+    stream = types.SimpleNamespace(cuda_stream=0)
+
     def run(*args, counters=None):
-        out = torch.ops.gnnaccel.temporal_sample.default(*args)
-        poisoned = [torch.full_like(o, 77) for o in out]
-        *tensors, fanout, visibility, uniform, replace = args[:13]
-        nbr, t, nodes = tensors[2], tensors[4], tensors[5]
-        order = [poisoned[i] for i in (0, 1, 2, 4, 3)]
-        pointers = [0 if x is None or x.numel() == 0 else x.data_ptr() for x in [*tensors, counters, *order]]
-        scalars = [len(tensors[0]), len(nodes), fanout, int(nodes.dtype == torch.int64), visibility, uniform, replace]
-        scalars = [int(x) for x in [*scalars, *args[13:]]]
+        given = list(args)
         if counters is not None:
-            for place in (8, 9, 11, 12):  # what they take the places of
-                scalars[place] = -99
-        kernel = getattr(library, "run_" + launcher.NAMES[nbr.dtype, t.dtype])
-        blocks = -(-len(nodes) // launcher.BLOCK_ROOTS)
-        kernel(
-            ctypes.c_long(blocks),
-            ctypes.c_uint(launcher.BLOCK_ROOTS),
-            (ctypes.c_void_p * 15)(*pointers),
-            (ctypes.c_int64 * 15)(*scalars),
-        )
-        return out, poisoned
+            for place in (14, 15, 17, 18):  # what they take the places of
+                given[place] = -99
+        with poisoned_memory(), pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "cupy", cupy)
+            patch.setattr(torch.cuda, "current_stream", lambda device: stream)
+            patch.setattr(launcher, "_kernel", launcher._kernel.__wrapped__)  # no cache: a real kernel may be in it
+            return torch.ops.gnnaccel.temporal_sample.default(*args), launcher.temporal_sample(*given, counters)
 
     return run
 
