@@ -27,13 +27,21 @@ DIM, GAMMA = 400, 12.0
 EPOCH = 5  # budgets of an op: a whole step or evaluation takes longer
 FB15K237 = "synthetic-kg:entities=14541,relations=237,triples=310116"  # its size, where the set itself is not there
 SMALL = "synthetic-kg:entities=120,relations=8,triples=700"
+QUICK = "synthetic-kg:entities=4000,relations=60,triples=40000"
+QUICK_MODELS, QUICK_DIM = ("transe_l2", "complex"), 128
 
 
 def load_graph(settings: Settings) -> KnowledgeGraph:
     """The graph of `--data`, or a synthetic one of the size of FB15k-237."""
     from gnnaccel.data.kg import load
 
-    return load(settings.data or (SMALL if settings.correctness_only else FB15K237))
+    return load(settings.data or (SMALL if settings.correctness_only else QUICK if settings.quick else FB15K237))
+
+
+def case_name(kg: KnowledgeGraph, model: str, settings: Settings) -> str:
+    """With the size of what a quick run makes smaller."""
+    size = f"_{kg.num_entities}_entities_{len(kg.train)}_triples_d{QUICK_DIM}" if settings.quick else ""
+    return f"{kg.name}{size}_{model}"
 
 
 def make_tables(model: str, entities: int, relations: int, dim: int, seed: int) -> Tables:

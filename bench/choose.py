@@ -26,7 +26,8 @@ def select(targets: Sequence[str]) -> tuple[list[str], list[str]]:
             near = get_close_matches(name, known, n=3)
             hint = f"; near: {', '.join(near)}" if near else ""
             raise ValueError(
-                f"bench: target must be an op, an end-to-end job, ops, models, scaling or all (--list names them), got {name!r}{hint}"
+                f"bench: target must be an op, an end-to-end job, ops, models, scaling or all (--list names them), got "
+                f"{name!r}{hint}"
             )
     ops = [n for n in REGISTRY if n in names or {"ops", "all"} & set(names)]
     jobs = [n for n in END_TO_END if n in names or {_group(n), "all"} & set(names)]

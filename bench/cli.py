@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -74,8 +75,8 @@ def bench(
     target: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Ops or end-to-end jobs by name, `ops`, `models` (all end-to-end jobs), `scaling` (curves) or `all`; several, also "
-            "with commas. "
+            help="Ops or end-to-end jobs by name, `ops`, `models` (all end-to-end jobs), `scaling` (curves) or `all`; "
+            "several, also with commas. "
             "By default `ops`, with --quick `all`."
         ),
     ] = None,
@@ -228,15 +229,15 @@ def _run(
     """Append the rows of all entries, for each number of threads; False when Ctrl-C ended it."""
     settings = runner.settings
     parts: list[tuple[str, float, int]] = []
-    for n in dict.fromkeys(counts):
-        for name in ops:
-            entry = harness.REGISTRY[name]
-            guess = len(runner.cases(entry)) * len(runner.modes(entry)) * (1.5 * settings.budget + 0.3)
-            guess += 10 if entry.compile and settings.compiled and not settings.quick else 0
-            parts.append((name, 0.3 if settings.correctness_only else guess, n))
-        for name in jobs:
-            seconds = harness.END_TO_END[name].seconds[settings.quick]
-            parts.append((name, 1.0 if settings.correctness_only else seconds, n))
+    # ops first, with every number of threads: jobs set up the process' allocator as a trainer does
+    for n, name in itertools.product(dict.fromkeys(counts), ops):
+        entry = harness.REGISTRY[name]
+        guess = len(runner.cases(entry)) * len(runner.modes(entry)) * (1.5 * settings.budget + 0.3)
+        guess += 10 if entry.compile and settings.compiled and not settings.quick else 0
+        parts.append((name, 0.3 if settings.correctness_only else guess, n))
+    for n, name in itertools.product(dict.fromkeys(counts), jobs):
+        seconds = harness.END_TO_END[name].seconds[settings.quick]
+        parts.append((name, 1.0 if settings.correctness_only else seconds, n))
     with Watch([(name, seconds) for name, seconds, _ in parts], console) as watch:
         try:
             for name, seconds, n in parts:

@@ -231,7 +231,7 @@ def fastest_form(work: Work, count: int) -> str:
 
 def measure(
     runner: Runner,
-    models: tuple[str, ...] = _kg.MODELS,
+    models: tuple[str, ...] | None = None,
     peers: tuple[str, ...] = PEERS,
     dim: int = 0,
     memory: bool = True,
@@ -239,9 +239,11 @@ def measure(
     """Rows of a run: for each model, ours and the peers."""
     settings = runner.settings
     kg = _kg.load_graph(settings)
-    dim = dim or (8 if settings.correctness_only else _kg.DIM)
-    for model in models:
-        yield from _model(settings, make_work(kg, model, dim, settings.seed), peers, memory)
+    short = settings.quick and not settings.correctness_only
+    dim = dim or (8 if settings.correctness_only else _kg.QUICK_DIM if short else _kg.DIM)
+    for model in models or (_kg.QUICK_MODELS if short else _kg.MODELS):
+        # a process for each contender's memory takes seconds
+        yield from _model(settings, make_work(kg, model, dim, settings.seed), peers, memory and not short)
 
 
 def _model(settings: Settings, work: Work, peers: tuple[str, ...], memory: bool) -> Iterator[Row]:
@@ -251,8 +253,9 @@ def _model(settings: Settings, work: Work, peers: tuple[str, ...], memory: bool)
     rows: dict[str, Row] = {}
     contenders: dict[str, Contender] = {}
     form = forms(model)[0] if only_gate else fastest_form(work, min(256, total))
+    case, mode = _kg.case_name(kg, model, settings), "gate" if only_gate else "filtered"
     for name in ("gnnaccel", *peers):
-        row = Row("kg-eval", f"{kg.name}_{model}", "gate" if only_gate else "filtered", name, name == "gnnaccel", "ok")
+        row = Row("kg-eval", case, mode, name, name == "gnnaccel", "ok")
         rows[name], row.threads = row, torch.get_num_threads()
         try:
             contender = make_contender(name, work, form)
@@ -284,7 +287,7 @@ def _model(settings: Settings, work: Work, peers: tuple[str, ...], memory: bool)
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("kg-eval", measure))
+register_end_to_end(EndToEnd("kg-eval", measure, (150.0, 4.0)))
 
 
 def main(

@@ -286,15 +286,17 @@ def make_contender(
 
 def measure(
     runner: Runner,
-    models: tuple[str, ...] = _kg.MODELS,
+    models: tuple[str, ...] | None = None,
     peers: tuple[str, ...] = PEERS,
     size: Size | None = None,
 ) -> Iterator[Row]:
     """Rows of a run: for each model, ours and the peers."""
     settings = runner.settings
+    short = settings.quick and not settings.correctness_only
+    models = models or (_kg.QUICK_MODELS if short else _kg.MODELS)
     allocator.keep_freed_memory()  # as `gnnaccel train` does; all but `SparseContender` have it
     kg = _kg.load_graph(settings)
-    size = size or (Size(24, 8, 6, 8) if settings.correctness_only else Size())
+    size = size or (Size(24, 8, 6, 8) if settings.correctness_only else Size(dim=_kg.QUICK_DIM) if short else Size())
     for model in models:
         # compiled code of earlier models counts against the number of times that one function is compiled
         torch._dynamo.reset()
@@ -302,7 +304,7 @@ def measure(
 
 
 def _model(settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers: tuple[str, ...]) -> Iterator[Row]:
-    case, threads, only_gate = f"{kg.name}_{model}", torch.get_num_threads(), settings.correctness_only
+    case, threads, only_gate = _kg.case_name(kg, model, settings), torch.get_num_threads(), settings.correctness_only
     start = _kg.make_tables(model, kg.num_entities, kg.num_relations, size.dim, settings.seed)
     batches = [fixed_batch(kg, size, i, settings.seed) for i in range(STEPS)]
     oracle = run_oracle(model, start, batches)
@@ -313,6 +315,9 @@ def _model(settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers
             continue  # the others have nothing large in between
         row = rows[name] = Row("kg-train", case, "gate" if only_gate else "step", name, name == "gnnaccel", "ok")
         row.threads = threads
+        if settings.quick and not only_gate and name.startswith("torch.compile"):
+            row.gate, row.detail = "skipped", "it compiles for longer than a quick run may take"
+            continue
         try:
             contender, form = make_contender(name, kg, size, model, start, not only_gate)
             if isinstance(contender, PyKEENContender):
@@ -350,7 +355,7 @@ def _model(settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("kg-train", measure))
+register_end_to_end(EndToEnd("kg-train", measure, (400.0, 8.0)))
 
 
 def main(

@@ -85,7 +85,7 @@ def measure(
     if settings.device.type != "cpu":
         return  # a race of CPUs: here the samplers of peers run on them
     (allocator.keep_freed_memory if keep_memory else allocator.give_back_freed_memory)()
-    size = size or (Size(300, 4000, 8, (4, 3)) if only_gate else Size())
+    size = size or Size.of(settings)
     graph, fanouts = power_law_graph(size.nodes, size.edges, settings.seed), list(size.fanouts)
     x = torch.randn(size.nodes, WIDTH, generator=torch.Generator().manual_seed(settings.seed))
     batches = [seeds_of(size, i, settings.seed) for i in range(2 if only_gate else 12)]
@@ -120,7 +120,7 @@ def measure(
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("node-batch", measure))
+register_end_to_end(EndToEnd("node-batch", measure, (60.0, 5.0)))
 
 
 def main(

@@ -173,7 +173,7 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
     settings = runner.settings
     only_gate = settings.correctness_only
     keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
-    size = size or Size()
+    size = size or (Size(100_000, 1_000_000, batches=2) if settings.quick else Size())
     case = f"powerlaw_{size.nodes}_{size.edges}_b{size.batch}_f{size.features}_" + "-".join(map(str, size.fanouts))
     rows: dict[str, Row] = {}
     for name in ("gnnaccel", *peers):
@@ -225,7 +225,7 @@ def _race(settings: Settings, data: NodeData, size: Size, rows: dict[str, Row]) 
         row.peak_bytes = peak_extra_bytes(lambda run=run: run(batches[:1]), settings.device)
 
 
-register_end_to_end(EndToEnd("sage-epoch", measure))
+register_end_to_end(EndToEnd("sage-epoch", measure, (90.0, 10.0)))
 
 
 def main(

@@ -35,6 +35,13 @@ class Size:
     batch: int = 1024
     fanouts: tuple[int, ...] = (15, 10, 5)
 
+    @classmethod
+    def of(cls, settings: Settings) -> Size:
+        """What a run is to measure unless told otherwise."""
+        if settings.correctness_only:
+            return cls(300, 4000, 8, (4, 3))
+        return cls(200_000, 2_000_000) if settings.quick else cls()
+
 
 def power_law_graph(nodes: int, edges: int, seed: int = 0) -> Graph:
     """Edges whose two ends are drawn independently, the node of rank i with a probability in proportion to (i + 10)^-0.75: of
@@ -104,7 +111,7 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
     if settings.device.type != "cpu":
         return  # a race of CPUs: here the samplers of peers run on them
     keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
-    size = size or (Size(300, 4000, 8, (4, 3)) if only_gate else Size())
+    size = size or Size.of(settings)
     graph, fanouts = power_law_graph(size.nodes, size.edges, settings.seed), list(size.fanouts)
     batches = [seeds_of(size, i, settings.seed) for i in range(2 if only_gate else 12)]
     case = f"powerlaw_{size.nodes}_{size.edges}_b{size.batch}_" + "-".join(map(str, fanouts))
@@ -147,7 +154,7 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("hops", measure))
+register_end_to_end(EndToEnd("hops", measure, (45.0, 4.0)))
 
 
 def main(

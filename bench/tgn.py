@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 DIM, NEIGHBORS, HEADS, EDGE_FEATURES, TRAIN_FRACTION = 100, 10, 2, 172, 0.7
 SEGMENT = 20  # batches a turn
+SIZES = {
+    **{name: DIM for name in ("memory.dim", "memory.dim_time", "aggregator.dim", "aggregator.dim_time")},
+    "sampler.neighbors": NEIGHBORS,
+    "aggregator.heads": HEADS,
+    "model.node_features": "none",
+}
 LEARNING_RATE = 1e-3  # no effect on time; large enough to see the loss fall within a run
 
 
@@ -69,11 +75,15 @@ def wikipedia_like(users: int = 8227, pages: int = 1000, events: int = 157_474, 
 def load_stream(path: str | None, settings: Settings) -> Stream:
     """The stream at `path` (anything `gnnaccel.data` reads), or one shaped like Wikipedia, with random features."""
     from gnnaccel.data.events import TemporalEvents
-    from gnnaccel.data.negatives import NegativeSampler
 
     if path is None:
-        size = {"users": 300, "pages": 50, "events": 4000} if settings.correctness_only else {}
+        size: dict[str, int] = {}
+        if settings.correctness_only:
+            size = {"users": 300, "pages": 50, "events": 4000}
+        elif settings.quick:
+            size = {"users": 2000, "pages": 250, "events": 40_000}
         name, (src, dst, t) = "wikipedia_like", wikipedia_like(**size, seed=settings.seed)
+        name += f"_{len(src) // 1000}k_events" if size else ""
     else:
         from gnnaccel.data import load
 
@@ -81,12 +91,17 @@ def load_stream(path: str | None, settings: Settings) -> Stream:
         name, src, dst, t = found.name, found.src, found.dst, found.t
     gen = torch.Generator().manual_seed(settings.seed)
     features = torch.randn(len(src), EDGE_FEATURES, generator=gen)
-    events = TemporalEvents(name, src, dst, t, edge_feat=features)
-    # what our trainer draws in its first epoch; the draws do not depend on the batch
-    negatives = NegativeSampler(events, strategy="random", seed=settings.seed).sample(
-        torch.arange(len(src)), n=1, epoch=1
+    return with_negatives(TemporalEvents(name, src, dst, t, edge_feat=features), settings)
+
+
+def with_negatives(events: TemporalEvents, settings: Settings) -> Stream:
+    """With what our trainer draws in its first epoch; the draws do not depend on the batch."""
+    from gnnaccel.data.negatives import NegativeSampler
+
+    drawn = NegativeSampler(events, strategy="random", seed=settings.seed).sample(
+        torch.arange(len(events)), n=1, epoch=1
     )
-    return Stream(events, negatives.reshape(-1))
+    return Stream(events, drawn.reshape(-1))
 
 
 class PyGContender:
@@ -121,21 +136,25 @@ class PyGContender:
 class OurContender:
     """`gnnaccel.train`'s own step."""
 
-    def __init__(self, stream: Stream, settings: Settings, batch_size: int) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        settings: Settings,
+        batch_size: int,
+        preset: str = "tgn",
+        sizes: Mapping[str, Any] | None = None,
+    ) -> None:
         from gnnaccel.train.config import load_config
         from gnnaccel.train.link import LinkTask
         from gnnaccel.train.trainer import StageTimer, make_optimizer, train_step
 
         values = {
-            **{name: DIM for name in ("memory.dim", "memory.dim_time", "aggregator.dim", "aggregator.dim_time")},
-            "sampler.neighbors": NEIGHBORS,
-            "aggregator.heads": HEADS,
-            "model.node_features": "none",
+            **(SIZES if sizes is None else sizes),
             "train.batch_size": batch_size,
             "train.learning_rate": LEARNING_RATE,
             "train.seed": settings.seed,
         }
-        config = load_config("tgn", overrides=[f"{key}={value}" for key, value in values.items()])
+        config = load_config(preset, overrides=[f"{key}={value}" for key, value in values.items()])
         self.task = LinkTask.create(config, stream.events, settings.device)
         self.optimizer = make_optimizer(self.task)
         self.timer = StageTimer(settings.device.type == "cpu")
@@ -242,12 +261,10 @@ def run(runner: Runner) -> Iterator[Row]:
     keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
     stream = load_stream(settings.data, settings)
     train_end = int(TRAIN_FRACTION * len(stream.events))
-    for size in (600, 200):
+    for size in (600,) if settings.quick else (600, 200):
         batches = [(lo, min(lo + size, train_end)) for lo in range(0, train_end, size)]
-        if (
-            settings.quick
-        ):  # the middle of an epoch costs the most; skipping to it would need the state of what came before
-            batches = batches[: 4 * SEGMENT]
+        if settings.quick:
+            batches = batches[: 2 * SEGMENT]
         yield from _size(runner, stream, batches, f"{stream.events.name}_b{size}", size)
 
 
@@ -271,13 +288,13 @@ def _size(runner: Runner, stream: Stream, batches: Sequence[tuple[int, int]], ca
         if settings.correctness_only:
             row.mode = "gate"
         elif gate == "ok" and verdict(mine)[0] == "ok":
-            _fill(row, lap, mine, contenders[name].seconds)
+            fill(row, lap, mine, contenders[name].seconds)
             if row.ours:
                 row.extra |= _floor(runner, stream, batches, row)
         yield row
 
 
-def _fill(row: Row, lap: Lap, mine: Lap, stages: Mapping[str, float]) -> None:
+def fill(row: Row, lap: Lap, mine: Lap, stages: Mapping[str, float]) -> None:
     times, count = lap.ms_a_batch(), sum(lap.batches)
     row.p20_ms, row.p50_ms, row.p80_ms = percentiles(times)
     row.rounds, row.inner = len(times), lap.batches[0]
@@ -306,4 +323,4 @@ def _floor(runner: Runner, stream: Stream, batches: Sequence[tuple[int, int]], r
     }
 
 
-register_end_to_end(EndToEnd("tgn", run))
+register_end_to_end(EndToEnd("tgn", run, (150.0, 12.0)))
