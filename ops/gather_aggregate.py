@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.ops._library import autograd, define, fake, impl, once_differentiable, run
-from gnnaccel.ops.gather_rows import FLOATING
+from gnnaccel.ops.gather_rows import FLOATING, check_reachable
 
 _NAME = "gather_aggregate"
 SUM, MEAN, MAX = range(3)
@@ -26,6 +26,7 @@ define(
 def _cuda(table: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     from gnnaccel.kernels.triton.gather_aggregate import gather_aggregate_fwd
 
+    check_reachable(_NAME, {"table": table, "scale": args[4]}, args[0])
     return gather_aggregate_fwd(table, *args)
 
 
@@ -33,6 +34,7 @@ def _cuda(table: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 def _cuda_backward(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     from gnnaccel.kernels.triton.gather_aggregate import gather_aggregate_bwd
 
+    check_reachable(_NAME, {"table": args[0], "scale": args[5]}, args[1])
     return gather_aggregate_bwd(grad, *args)
 
 

@@ -16,6 +16,13 @@ define("gather_rows_out(Tensor(a!) out, Tensor table, Tensor ids, Tensor? scale)
 define("gather_rows_backward(Tensor grad, Tensor ids, SymInt num_rows, ScalarType dtype, bool deterministic) -> Tensor")
 
 
+def check_reachable(owner: str, tensors: dict[str, Tensor | None], ids: Tensor) -> None:
+    """The GPU reads pinned host memory in place, and no other memory of the host."""
+    for name, x in tensors.items():
+        if x is not None and x.device != ids.device and not (ids.is_cuda and x.is_pinned()):
+            raise ValueError(f"{owner}: {name} must be on {ids.device} like the ids, or pinned, got {x.device}")
+
+
 @impl("gather_rows", "CUDA")
 def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
     out = torch.empty((*ids.shape, table.shape[1]), dtype=dtype, device=ids.device)
@@ -27,10 +34,7 @@ def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, 
 def _cuda_out(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> None:
     from gnnaccel.kernels.triton.gather_rows import gather_rows_fwd
 
-    for name, tensor in (("table", table), ("scale", scale)):
-        # the GPU reads pinned host memory in place
-        if tensor is not None and tensor.device != ids.device and not (ids.is_cuda and tensor.is_pinned()):
-            raise ValueError(f"gather_rows: {name} must be on {ids.device} like ids, or pinned, got {tensor.device}")
+    check_reachable("gather_rows", {"table": table, "scale": scale}, ids)
     # a slice of columns is read in place; only rows whose elements are apart are copied
     table = table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
     gather_rows_fwd(out, table, ids.contiguous(), None if scale is None else scale.contiguous())

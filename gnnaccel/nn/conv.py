@@ -40,12 +40,14 @@ class TableRows(NamedTuple):
         scale: Size of one int8 step in each row, float32 `[N]`.
         direct: The block's `row` holds rows of the table, not positions in `ids`, which then has the destinations alone: the
             outermost hop need not be numbered.
+        device: Where rows are wanted; by default where the table lies. A table in pinned host memory is read from there.
     """
 
     table: Tensor
     ids: Tensor | None = None
     scale: Tensor | None = None
     direct: bool = False
+    device: torch.device | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,11 +60,12 @@ class TableRows(NamedTuple):
 
     def gather(self, part: slice = slice(None)) -> Tensor:
         """The rows of `part`, in `dtype`."""
+        device = self.device or self.table.device
         if self.ids is None and self.table.dtype == self.dtype:
-            return self.table[part]
+            return self.table[part].to(device, non_blocking=True)
         ids = self.ids
         if ids is None:
-            ids = torch.arange(len(self.table), device=self.table.device)
+            ids = torch.arange(len(self.table), device=device)
         return gather_rows(self.table, ids[part], self.scale, dtype=self.dtype)
 
 

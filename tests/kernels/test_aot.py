@@ -3,18 +3,18 @@
 import importlib
 import os
 import pkgutil
+from importlib.metadata import version
 
 import pytest
 
-triton = pytest.importorskip("triton")
+pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
     pytest.skip("the interpreter replaces the compiler in this process", allow_module_level=True)
 
 import gnnaccel.kernels.triton as kernels
 from gnnaccel.kernels.aot import KernelSpec, compile_kernel
 
-
-SOME_BYTES = 32 if tuple(int(x) for x in triton.__version__.split(".")[:2]) < (3, 9) else 0
+SOME_BYTES = 32 if tuple(int(x) for x in version("triton").split(".")[:2]) < (3, 9) else 0
 
 
 def specs() -> list[KernelSpec]:

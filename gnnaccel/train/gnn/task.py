@@ -21,6 +21,7 @@ from gnnaccel.graph.static import Graph
 from gnnaccel.graph.whole import GraphRows, graph_rows
 from gnnaccel.nn.conv import TableRows
 from gnnaccel.ops import gather_rows, unique_nodes
+from gnnaccel.train.features import place_features
 from gnnaccel.train.gnn.config import GNNConfig
 from gnnaccel.train.gnn.model import GraphModel, degree_features, feature_kind, infer_all, make_graph_model
 from gnnaccel.train.gnn.steps import MiniBatch, Seeds, make_stages
@@ -68,7 +69,7 @@ class GraphTask:
 
     Attributes:
         graph: What messages pass along.
-        x: Rows of the features on the device, or None if they are learned.
+        x: Rows of the features, on the device or in pinned host memory (`train.features`), or None if they are learned.
         scale: Of int8 rows.
         split: Numbers of training, validation and test items, as slices from 0 on.
     """
@@ -155,7 +156,7 @@ class GraphTask:
             options = {"epoch": epoch, "fused": self.fused, "direct": direct, "device": self.device}
             return make_stages(self.config, self.graph, self.store, schedule, **options)
         blocks = (graph_rows(self.graph),) * self.config.model.layers
-        x = None if self.x is None else TableRows(self.x, None, self.scale)
+        x = None if self.x is None else TableRows(self.x, None, self.scale, device=self.device)
 
         def begin(item: tuple[int, Any]) -> WholeGraph:
             return WholeGraph(schedule(*item), epoch, item[0], x, blocks)
@@ -196,7 +197,7 @@ class GraphTask:
     def results(self, nodes: Tensor, progress: Any = None) -> Tensor:
         """Results of `nodes`, each once, as evaluation sees them: `[n, .]`, without gradients."""
         if self._inference == "layerwise":
-            x = None if self.x is None else TableRows(self.x, None, self.scale)
+            x = None if self.x is None else TableRows(self.x, None, self.scale, device=self.device)
             out = infer_all(self.model, x, self.graph, progress)
             return out[nodes]
         if not len(nodes):
@@ -359,12 +360,13 @@ def graph_task(config: GNNConfig, data: NodeData, device: torch.device | str = "
     if x is not None and x.dtype == torch.int8 and scale is None:
         scale = torch.ones(len(x))
     model = make_graph_model(config, data, graph, None if x is None else x.shape[1])
+    x, scale = place_features(x, scale, device, config.train.features)
     common: dict[str, Any] = {
         "config": config,
         "data": data,
         "graph": graph.to(device),
-        "x": None if x is None else x.to(device),
-        "scale": None if scale is None else scale.to(device),
+        "x": x,
+        "scale": scale,
         "split": Split(*(slice(0, n) for n in sizes)),
         "model": model.to(device),
         "device": device,
