@@ -106,8 +106,8 @@ class GNNTrainConfig(Section):
     )
     features: Literal["auto", "device", "pinned"] = Field(
         default="auto",
-        description="where a GPU reads feature rows: from its own memory, or in place from 'pinned' host memory; 'auto': from its "
-        "own if they take at most half of what is free",
+        description="where a GPU reads feature rows: from its own memory, or in place from 'pinned' host memory; 'auto': from "
+        "its own if they take at most half of what is free",
     )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
