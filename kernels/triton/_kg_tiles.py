@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned
 
 # as in ops/_kg_compare.py
 DOT, L1, L2, MODULUS = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
@@ -99,17 +100,10 @@ def kg_project_rows_kernel(
     tl.store(out + o_s[:, None] * M + o_n[None, :], b_sum, mask=m_s[:, None] & m_n[None, :])
 
 
-PRODUCTS = {"BLOCK_S": 64, "BLOCK_N": 64, "BLOCK_K": 32}
-DIFFERENCES = {"BLOCK_S": 32, "BLOCK_N": 32, "BLOCK_K": 4}
-
-
-def tiles(kind: int, dtype: torch.dtype) -> dict[str, int]:
+def tiles(kind: int, dtype: torch.dtype, device: torch.device | None = None) -> dict[str, int]:
     """Products in float64 are sums as well: those tiles have three dimensions."""
-    return PRODUCTS if kind == DOT.value and dtype == torch.float32 else DIFFERENCES
-
-
-def warps(blocks: dict[str, int]) -> int:
-    return 8 if blocks is PRODUCTS else 4  # with 4 the products spill
+    product = kind == DOT.value and dtype == torch.float32
+    return tuned("kg_tiles_product" if product else "kg_tiles_difference", device)
 
 
 def accumulator(dtype: torch.dtype) -> tl.dtype:
@@ -124,7 +118,7 @@ def project_rows(x: Tensor, index: Tensor | None, w: Tensor, dtype: torch.dtype)
     """Rows of x [E, D], those of the index or all, times w [D, M], as float32 or float64."""
     N, (D, M) = len(x) if index is None else len(index), w.shape
     out = torch.empty((N, M), dtype=dtype, device=x.device)
-    blocks = tiles(DOT.value, dtype)
+    blocks = tiles(DOT.value, dtype, x.device)
     if out.numel():
         grid = (triton.cdiv(N, blocks["BLOCK_S"]), triton.cdiv(M, blocks["BLOCK_N"]))
         kg_project_rows_kernel[grid](
@@ -137,7 +131,6 @@ def project_rows(x: Tensor, index: Tensor | None, w: Tensor, dtype: torch.dtype)
             M,
             HAS_INDEX=index is not None,
             ACC=accumulator(dtype),
-            num_warps=warps(blocks),
             **blocks,
         )
     return out
@@ -155,14 +148,16 @@ def specs(name: str, kernel: Any, signature: dict[str, str], **constants: Any) -
     for title, kind in kinds.items():
         blocks = tiles(kind, torch.float32)
         constexprs = {"KIND": kind, "GAMMA": 12.0, "ACC": tl.float32, **blocks, **constants}
-        found.append(KernelSpec(f"{name}_{title}", kernel, signature, constexprs, num_warps=warps(blocks)))
+        warps = constexprs.pop("num_warps")
+        found.append(KernelSpec(f"{name}_{title}", kernel, signature, constexprs, num_warps=warps))
     return found
 
 
+_PRODUCTS = tiles(DOT.value, torch.float32)
 PROJECT = KernelSpec(
     "kg_project_rows",
     kg_project_rows_kernel,
     SIGNATURE,
-    {"HAS_INDEX": True, "ACC": tl.float32, **PRODUCTS},
-    num_warps=warps(PRODUCTS),
+    {"HAS_INDEX": True, "ACC": tl.float32, **{k: v for k, v in _PRODUCTS.items() if k != "num_warps"}},
+    num_warps=_PRODUCTS["num_warps"],
 )

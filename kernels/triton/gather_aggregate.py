@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned
 
 
 @triton.jit
@@ -205,7 +206,8 @@ def gather_aggregate_weight_kernel(
         tl.store(out + o_e[:, None] * B + o_b[None, :], (b_dw * b_share).to(out.dtype.element_ty), mask=m)
 
 
-BLOCK_K, BLOCK_F, TILE, MEAN, MAX = 8, 128, 4096, 1, 2
+_DEFAULT = tuned("gather_aggregate")
+BLOCK_K, BLOCK_F, TILE, MEAN, MAX = _DEFAULT["BLOCK_K"], _DEFAULT["BLOCK_F"], 4096, 1, 2  # of the default
 
 
 def _unit(*sizes: int) -> int:
@@ -216,9 +218,15 @@ def _acc(*dtypes: torch.dtype) -> tl.dtype:
     return tl.float64 if torch.float64 in dtypes else tl.float32
 
 
-def _tiles(B: int) -> dict[str, int]:
-    block = min(triton.next_power_of_2(max(B, 1)), 8)
-    return {"BLOCK_B": block, "BLOCK_K": max(min(TILE // (BLOCK_F * block), BLOCK_K), 1), "BLOCK_F": BLOCK_F}
+def _tiles(B: int, device: torch.device | None = None) -> dict[str, int]:
+    block, sizes = min(triton.next_power_of_2(max(B, 1)), 8), tuned("gather_aggregate", device)
+    # [BLOCK_K, BLOCK_B, BLOCK_F] lies in registers
+    most = max(TILE // (sizes["BLOCK_F"] * block), 1)
+    return {**sizes, "BLOCK_B": block, "BLOCK_K": min(most, sizes["BLOCK_K"])}
+
+
+def _constants(B: int) -> dict[str, int]:
+    return {k: v for k, v in _tiles(B).items() if k != "num_warps"}
 
 
 def _dense(t: Tensor) -> Tensor:
@@ -239,8 +247,8 @@ def _sum(
     acc: tl.dtype,
 ) -> None:
     R, F = out.shape[0], out.shape[-1]
-    unit, tiles = _unit(F, table.stride(0)), _tiles(B)
-    gather_aggregate_sum_kernel[(R, triton.cdiv(F, BLOCK_F), triton.cdiv(B, tiles["BLOCK_B"]))](
+    unit, tiles = _unit(F, table.stride(0)), _tiles(B, nbr.device)
+    gather_aggregate_sum_kernel[(R, triton.cdiv(F, tiles["BLOCK_F"]), triton.cdiv(B, tiles["BLOCK_B"]))](
         table,
         nbr,
         start,
@@ -390,7 +398,7 @@ def gather_aggregate_bwd(
             start = start * B
         _sum(grad.view(R * B, F), row, start, None, factor.contiguous(), None, d_table, 0, 1, False, acc)
     if need_weight:
-        unit, tiles = _unit(F, table.stride(0)), _tiles(B)
+        unit, tiles = _unit(F, table.stride(0)), _tiles(B, nbr.device)
         gather_aggregate_weight_kernel[(R, triton.cdiv(B, tiles["BLOCK_B"]))](
             grad,
             table,
@@ -423,7 +431,7 @@ KERNELS = [
         f"gather_aggregate_{name}",
         gather_aggregate_sum_kernel,
         {"table": pointer, **_BLOCK, "weight": "*fp32", "out": "*fp32", **_SIZES},
-        {**_PADDED, "CSR": B > 1, "HAS_WEIGHT": B > 1, "HAS_SCALE": name == "int8", "MEAN": True, **_tiles(B)},
+        {**_PADDED, "CSR": B > 1, "HAS_WEIGHT": B > 1, "HAS_SCALE": name == "int8", "MEAN": True, **_constants(B)},
         vector_loads=name == "mean",
     )
     for name, pointer, B in (("mean", "*fp32", 1), ("half", "*fp16", 1), ("int8", "*i8", 1), ("bases", "*fp32", 4))
@@ -445,7 +453,7 @@ KERNELS = [
         "gather_aggregate_weight",
         gather_aggregate_weight_kernel,
         {"grad": "*fp32", "table": "*fp32", **_BLOCK, "share": "*fp32", "out": "*fp32", **_SIZES},
-        {**_PADDED, "HAS_SCALE": False, **_tiles(1)},
+        {**_PADDED, "HAS_SCALE": False, **_constants(1)},
         vector_loads=True,
     ),
 ]

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned
 
 
 @triton.jit
@@ -94,7 +95,8 @@ def gather_rows_bwd_atomic_kernel(
     tl.atomic_add(out + b_id[:, None] * F + o_f[None, :], b_g.to(out.dtype.element_ty), mask=m, sem="relaxed")
 
 
-BLOCK_N, BLOCK_E, BLOCK_F = 16, 8, 128
+_FWD, _BWD = tuned("gather_rows_fwd"), tuned("gather_rows_bwd")
+BLOCK_N, BLOCK_E, BLOCK_F = _FWD["BLOCK_N"], _BWD["BLOCK_E"], _FWD["BLOCK_F"]  # of the default
 
 
 def _acc(*dtypes: torch.dtype) -> tl.dtype:
@@ -109,8 +111,8 @@ def gather_rows_fwd(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | Non
     n, F = ids.numel(), table.shape[1]
     if out.numel() == 0:
         return
-    unit = _unit(F, table.stride(0))
-    gather_rows_fwd_kernel[(triton.cdiv(n, BLOCK_N), triton.cdiv(F, BLOCK_F))](
+    unit, blocks = _unit(F, table.stride(0)), tuned("gather_rows_fwd", ids.device)
+    gather_rows_fwd_kernel[(triton.cdiv(n, blocks["BLOCK_N"]), triton.cdiv(F, blocks["BLOCK_F"]))](
         table,
         ids,
         scale,
@@ -122,19 +124,18 @@ def gather_rows_fwd(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | Non
         UNIT=unit,
         HAS_SCALE=scale is not None,
         ACC=_acc(out.dtype),
-        BLOCK_N=BLOCK_N,
-        BLOCK_F=BLOCK_F,
+        **blocks,
     )
 
 
 def gather_rows_bwd(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype, deterministic: bool) -> Tensor:
     n, F = ids.numel(), grad.shape[-1]
-    unit = _unit(F)
+    unit, blocks = _unit(F), tuned("gather_rows_bwd", ids.device)
     if deterministic:
         out = torch.zeros((num_rows, F), dtype=dtype, device=grad.device)
         if n and out.numel():
             ids, order = ids.reshape(-1).sort(stable=True)
-            gather_rows_bwd_kernel[(n, triton.cdiv(F, BLOCK_F))](
+            gather_rows_bwd_kernel[(n, triton.cdiv(F, blocks["BLOCK_F"]))](
                 grad,
                 ids,
                 order,
@@ -144,8 +145,7 @@ def gather_rows_bwd(grad: Tensor, ids: Tensor, num_rows: int, dtype: torch.dtype
                 num_rows,
                 UNIT=unit,
                 ACC=_acc(grad.dtype, dtype),
-                BLOCK_E=BLOCK_E,
-                BLOCK_F=BLOCK_F,
+                **blocks,
             )
         return out
     acc = torch.float64 if torch.float64 in (grad.dtype, dtype) else torch.float32
@@ -174,7 +174,7 @@ KERNELS = [
         "gather_rows_bwd",
         gather_rows_bwd_kernel,
         {"grad": "*fp32", "ids": "*i64", "order": "*i64", "out": "*fp32", **_SIZES},
-        {"UNIT": 4, "ACC": tl.float32, "BLOCK_E": BLOCK_E, "BLOCK_F": BLOCK_F},
+        {"UNIT": 4, "ACC": tl.float32, "BLOCK_E": BLOCK_E, "BLOCK_F": _BWD["BLOCK_F"]},
         vector_loads=True,
     ),
     KernelSpec(

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned
 from gnnaccel.kernels.triton.kg_score import L1, L2, MODULUS, _acc, _columns, _difference
 
 # terms of a score y: log(1 + exp y); max(0, y); exp y
@@ -224,13 +225,15 @@ def kg_loss_bwd_kernel(
         tl.debug_barrier()
 
 
-PRODUCT = {"BLOCK_A": 32, "BLOCK_B": 32, "BLOCK_K": 16}
-DISTANCE = {"BLOCK_A": 32, "BLOCK_B": 16, "BLOCK_K": 8}
-DISTANCE_MODULUS = {"BLOCK_A": 16, "BLOCK_B": 16, "BLOCK_K": 8}  # two parts of everything
+def _blocks(kind: int, device: torch.device | None = None) -> dict[str, int]:
+    # a modulus has two parts of everything
+    return tuned(
+        f"kg_loss_{'product' if kind == DOT.value else 'modulus' if kind == MODULUS.value else 'distance'}", device
+    )
 
 
-def _blocks(kind: int) -> dict[str, int]:
-    return PRODUCT if kind == DOT.value else DISTANCE_MODULUS if kind == MODULUS.value else DISTANCE
+def _constants(kind: int) -> dict[str, int]:
+    return {k: v for k, v in _blocks(kind).items() if k != "num_warps"}
 
 
 def exclusion_bits(
@@ -269,7 +272,7 @@ def kg_loss_sums(
     """
     (C, S, D), N = q.shape, n.shape[1]
     mass, terms, slopes = (torch.zeros_like(shift) for _ in range(3))
-    blocks = _blocks(kind)
+    blocks = _blocks(kind, q.device)
     grid = triton.cdiv(S, blocks["BLOCK_A"])
     relative = temperature != 0
     if C * S:
@@ -297,7 +300,7 @@ def kg_loss_gradients(
     """Gradients of the rows `a`, in the dtype of `shift`; `queries`: of the queries, else of the candidates."""
     (C, A, D), B = a.shape, b.shape[1]
     da = torch.zeros(a.shape, dtype=shift.dtype, device=a.device)
-    blocks = _blocks(kind)
+    blocks = _blocks(kind, a.device)
     grid = triton.cdiv(A, blocks["BLOCK_A"])
     relative = temperature != 0
     if C * A * B:
@@ -323,7 +326,7 @@ KERNELS = [
             f"kg_loss_fwd_{name}",
             kg_loss_fwd_kernel,
             _SIGNATURE,
-            {"KIND": kind, "TERM": SOFT.value, "WEIGHTED": True, **_FIXED, **_blocks(kind)},
+            {"KIND": kind, "TERM": SOFT.value, "WEIGHTED": True, **_FIXED, **_constants(kind)},
         ),
         KernelSpec(
             f"kg_loss_bwd_{name}",
@@ -335,7 +338,7 @@ KERNELS = [
                 "WEIGHTED": True,
                 "QUERIES": kind != L1.value,
                 **_FIXED,
-                **_blocks(kind),
+                **_constants(kind),
             },
         ),
     )

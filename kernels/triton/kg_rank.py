@@ -18,7 +18,6 @@ from gnnaccel.kernels.triton._kg_tiles import (
     specs,
     tile_scores,
     tiles,
-    warps,
 )
 
 
@@ -107,7 +106,7 @@ def kg_rank_counts(
     `drop_index[i]` of `n`, a candidate, is not counted for query `drop_row[i]`; by ascending query.
     """
     (B, D), N = q.shape, len(n) if index is None else len(index)
-    blocks = tiles(kind, q.dtype)
+    blocks = tiles(kind, q.dtype, q.device)
     per, own = triton.cdiv(B, blocks["BLOCK_S"]), torch.arange(B, device=q.device)
     splits = max(1, min(_PROGRAMS // max(per, 1), triton.cdiv(N, blocks["BLOCK_N"])))
     above, below = (torch.empty((splits, B), dtype=torch.int32, device=q.device) for _ in range(2))
@@ -132,7 +131,6 @@ def kg_rank_counts(
             KIND=kind,
             GAMMA=gamma,
             ACC=accumulator(q.dtype),
-            num_warps=warps(blocks),
             **blocks,
         )
     return above.sum(0), below.sum(0), above[0] == torch.iinfo(torch.int32).min

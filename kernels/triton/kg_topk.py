@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from gnnaccel.kernels.triton._kg_tiles import SIGNATURE, accumulator, columns, specs, tile_scores, tiles, warps
+from gnnaccel.kernels.triton._kg_tiles import SIGNATURE, accumulator, columns, specs, tile_scores, tiles
 
 #: Below every key: nobody.
 NOBODY = -(1 << 63)
@@ -58,7 +58,7 @@ def kg_keys_kernel(
 
 def _launch(q: Tensor, n: Tensor, index: Tensor | None, kind: int, gamma: float, first: int, out: Tensor) -> Tensor:
     (B, D), N = q.shape, out.shape[1]
-    blocks = tiles(kind, q.dtype)
+    blocks = tiles(kind, q.dtype, q.device)
     blocks_n = triton.cdiv(N, blocks["BLOCK_N"])
     if out.numel():
         kg_keys_kernel[(triton.cdiv(B, blocks["BLOCK_S"]) * blocks_n,)](
@@ -76,7 +76,6 @@ def _launch(q: Tensor, n: Tensor, index: Tensor | None, kind: int, gamma: float,
             KIND=kind,
             GAMMA=gamma,
             ACC=accumulator(q.dtype),
-            num_warps=warps(blocks),
             **blocks,
         )
     return out

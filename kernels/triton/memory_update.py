@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._time import cos_turns, turns
+from gnnaccel.kernels.triton._tuning import tuned
 from gnnaccel.kernels.triton.time_encode import time_encode_bwd
 
 
@@ -161,7 +162,8 @@ def memory_update_gates_bwd_kernel(
         tl.store(dh + o, b_d, mask=m)
 
 
-BLOCK_U, BLOCK_F, BLOCK = 16, 64, 256
+_GATHER, _GATES = tuned("memory_update_gather"), tuned("memory_update_gates")
+BLOCK_U, BLOCK_F, BLOCK = _GATHER["BLOCK_U"], _GATHER["BLOCK_F"], _GATES["BLOCK"]  # of the default
 
 
 def _acc(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
@@ -183,7 +185,8 @@ def _gather(
     memory = memory if memory.stride(1) == 1 else memory.contiguous()
     x = torch.empty((U, Dm + T), dtype=memory.dtype, device=memory.device)
     h = torch.empty((U, D), dtype=memory.dtype, device=memory.device)
-    grid = (triton.cdiv(U, BLOCK_U), sum(triton.cdiv(n, BLOCK_F) for n in (Dm, T, D)))
+    blocks = tuned("memory_update_gather", memory.device)
+    grid = (triton.cdiv(U, blocks["BLOCK_U"]), sum(triton.cdiv(n, blocks["BLOCK_F"]) for n in (Dm, T, D)))
     if grid[0] and grid[1]:
         memory_update_gather_kernel[grid](
             mail,
@@ -202,8 +205,7 @@ def _gather(
             memory.stride(0),
             ROWS=rows is not None,
             ACC=_acc(memory.dtype)[1],
-            BLOCK_U=BLOCK_U,
-            BLOCK_F=BLOCK_F,
+            **blocks,
         )
     return x, h
 
@@ -230,8 +232,9 @@ def memory_update_fwd(
     if out.numel() == 0:
         return out, saved
     gi, gh = _product(x, w_ih.T) + b_ih, _product(h, w_hh.T) + b_hh
-    memory_update_gates_fwd_kernel[(triton.cdiv(U * D, BLOCK),)](
-        gi, gh, h, out, saved, U * D, D, GRU=gru, SAVE=save, ACC=tl_acc, BLOCK=BLOCK
+    blocks = tuned("memory_update_gates", h.device)
+    memory_update_gates_fwd_kernel[(triton.cdiv(U * D, blocks["BLOCK"]),)](
+        gi, gh, h, out, saved, U * D, D, GRU=gru, SAVE=save, ACC=tl_acc, **blocks
     )
     return out, saved
 
@@ -271,8 +274,9 @@ def memory_update_bwd(
     dh = torch.empty_like(di)
     direct = torch.empty((U if gru else 0, D), dtype=acc, device=h.device)
     if U * D:
-        memory_update_gates_bwd_kernel[(triton.cdiv(U * D, BLOCK),)](
-            grad.contiguous(), saved.contiguous(), h, di, dh, direct, U * D, D, GRU=gru, ACC=tl_acc, BLOCK=BLOCK
+        blocks = tuned("memory_update_gates", h.device)
+        memory_update_gates_bwd_kernel[(triton.cdiv(U * D, blocks["BLOCK"]),)](
+            grad.contiguous(), saved.contiguous(), h, di, dh, direct, U * D, D, GRU=gru, ACC=tl_acc, **blocks
         )
     none = memory.new_empty
     out = [none(0) for _ in range(8)]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
+from gnnaccel.kernels.triton._tuning import tuned
 
 
 @triton.jit
@@ -42,7 +43,8 @@ def time_encode_bwd_kernel(
     tl.store(partial_w + i_n * T + o_t, tl.sum(b_d * b_dt[:, None], axis=0), mask=m_t)
 
 
-BLOCK_N, BLOCK_T = 32, 64
+_DEFAULT = tuned("time_encode")
+BLOCK_N, BLOCK_T = _DEFAULT["BLOCK_N"], _DEFAULT["BLOCK_T"]
 
 
 def _acc(w: Tensor) -> tl.dtype:
@@ -54,8 +56,9 @@ def time_encode_fwd(dt: Tensor, w: Tensor, b: Tensor) -> Tensor:
     out = torch.empty((*dt.shape, T), dtype=w.dtype, device=w.device)
     if out.numel() == 0:
         return out
-    grid = (triton.cdiv(n, BLOCK_N), triton.cdiv(T, BLOCK_T))
-    time_encode_fwd_kernel[grid](dt, w, b, out, n, T, ACC=_acc(w), BLOCK_N=BLOCK_N, BLOCK_T=BLOCK_T)
+    sizes = tuned("time_encode", w.device)
+    grid = (triton.cdiv(n, sizes["BLOCK_N"]), triton.cdiv(T, sizes["BLOCK_T"]))
+    time_encode_fwd_kernel[grid](dt, w, b, out, n, T, ACC=_acc(w), **sizes)
     return out
 
 
@@ -64,11 +67,12 @@ def time_encode_bwd(grad: Tensor, dt: Tensor, w: Tensor, b: Tensor) -> tuple[Ten
     if n == 0 or T == 0:
         return torch.zeros_like(w), torch.zeros_like(b)
     # one partial sum a block, added up in a fixed order by torch: no atomics, same bits every run
-    blocks = triton.cdiv(n, BLOCK_N)
+    sizes = tuned("time_encode", w.device)
+    blocks = triton.cdiv(n, sizes["BLOCK_N"])
     partial_w = torch.empty((blocks, T), dtype=torch.float64, device=w.device)
     partial_b = torch.empty_like(partial_w)
-    time_encode_bwd_kernel[(blocks, triton.cdiv(T, BLOCK_T))](
-        grad, dt, w, b, partial_w, partial_b, n, T, ACC=_acc(w), BLOCK_N=BLOCK_N, BLOCK_T=BLOCK_T
+    time_encode_bwd_kernel[(blocks, triton.cdiv(T, sizes["BLOCK_T"]))](
+        grad, dt, w, b, partial_w, partial_b, n, T, ACC=_acc(w), **sizes
     )
     return partial_w.sum(0).to(w.dtype), partial_b.sum(0).to(b.dtype)
 

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned
 
 EMPTY = tl.constexpr(-1)
 NEVER = tl.constexpr(-2)  # equals no key and no empty slot
@@ -63,7 +64,7 @@ def unique_nodes_number_kernel(ids, first, slot, rank, unique, inverse, n, BLOCK
     tl.store(unique + b_row, tl.load(ids + o, mask=b_new, other=0), mask=b_new)
 
 
-BLOCK = 128
+BLOCK = tuned("unique_nodes")["BLOCK"]  # of the default
 
 
 def unique_nodes_fwd(ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,11 +83,12 @@ def unique_nodes_padded_fwd(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     keys = ids.new_full((1 << bits,), -1)
     first = torch.full((1 << bits,), n, dtype=torch.int64, device=ids.device)
     slot, is_first = torch.empty((2, n), dtype=torch.int64, device=ids.device)
-    grid = (triton.cdiv(n, BLOCK),)
-    unique_nodes_insert_kernel[grid](ids, keys, first, slot, n, bits, BLOCK=BLOCK)
-    unique_nodes_mark_kernel[grid](first, slot, is_first, n, BLOCK=BLOCK)
+    sizes = tuned("unique_nodes", ids.device)
+    grid = (triton.cdiv(n, sizes["BLOCK"]),)
+    unique_nodes_insert_kernel[grid](ids, keys, first, slot, n, bits, **sizes)
+    unique_nodes_mark_kernel[grid](first, slot, is_first, n, **sizes)
     rank = is_first.cumsum(0)
-    unique_nodes_number_kernel[grid](ids, first, slot, rank, unique, inverse, n, BLOCK=BLOCK)
+    unique_nodes_number_kernel[grid](ids, first, slot, rank, unique, inverse, n, **sizes)
     return unique, inverse, rank[-1:].clone()
 
 

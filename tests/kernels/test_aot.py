@@ -1,8 +1,7 @@
 """Every Triton kernel compiles ahead of time for sm_80 and sm_90, without spills."""
 
-import importlib
+import json
 import os
-import pkgutil
 from importlib.metadata import version
 
 import pytest
@@ -11,18 +10,9 @@ pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
     pytest.skip("the interpreter replaces the compiler in this process", allow_module_level=True)
 
-import gnnaccel.kernels.triton as kernels
-from gnnaccel.kernels.aot import KernelSpec, compile_kernel
+from gnnaccel.kernels.aot import KernelSpec, compile_kernel, main, specs
 
 SOME_BYTES = 32 if tuple(int(x) for x in version("triton").split(".")[:2]) < (3, 9) else 0
-
-
-def specs() -> list[KernelSpec]:
-    found = []
-    for module in pkgutil.iter_modules(kernels.__path__):
-        if not module.name.startswith("_"):
-            found += importlib.import_module(f"{kernels.__name__}.{module.name}").KERNELS
-    return found
 
 
 @pytest.mark.parametrize("capability", [80, 90])
@@ -36,3 +26,13 @@ def test_compiles_without_spills(spec: KernelSpec, capability: int) -> None:
     assert used.shared <= 99 * 1024
     if spec.vector_loads:
         assert "ld.global.v4" in used.ptx or "ld.global.v2.b64" in used.ptx, "no 128-bit loads"
+
+
+def test_the_report_says_what_a_kernel_costs(capsys):
+    assert main(["kg_draw", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(r["kernel"], r["sm"], r["spill_bytes"]) for r in rows] == [("kg_draw", 80, 0), ("kg_draw", 90, 0)]
+    assert all(0 < r["registers"] < 255 for r in rows)
+    assert main(["kg_draw", "--sm", "90"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["no such kernel"]) == 2
