@@ -24,8 +24,9 @@ from gnnaccel.bench import report_data as data
 from gnnaccel.bench import report_draw as draw
 from gnnaccel.bench.report_bars import bars
 from gnnaccel.bench.report_draw import dark_twin
-from gnnaccel.bench.report_page import RATE_NAMES, miss_line, pair_cells, rate_cells, sentence, summary, write_report
-from gnnaccel.bench.report_page import table as md_table
+from gnnaccel.bench.report_markdown import RATE_NAMES, job_table, miss_line, pair_cells, rate_cells, sentence
+from gnnaccel.bench.report_markdown import table as md_table
+from gnnaccel.bench.report_page import summary, write_report
 from gnnaccel.bench.report_text import Document, ceilings, clock, footnote, mode_name, threads_name
 from gnnaccel.bench.results import read
 
@@ -107,6 +108,12 @@ def sections(documents: Sequence[Document], root: Path, drawn_by: str) -> dict[P
     if data.misses(documents):
         text += ["### Misses\n", "In any case and mode, the worst first.\n"]
         text += ["\n".join(f"- {line}" for line in map(miss_line, data.misses(documents))) + "\n"]
+    if jobs := job_table(documents):
+        text += [
+            "### Jobs\n",
+            "A batch, step, call or evaluation, in turns. Stages are means; those of a pipeline run at the same time.\n",
+        ]
+        text += ["\n".join([*jobs, ""])]
     rooflines = data.roofs(documents)
     text += [
         "### Rates\n",

@@ -1,13 +1,14 @@
 """Picture and table from stored results. The figures here are made up."""
 
 import json
+import re
 from dataclasses import asdict
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from gnnaccel.bench import gpu_ops, harness, report, report_bars, report_draw
+from gnnaccel.bench import cli, gpu_ops, harness, report, report_bars, report_draw
 from gnnaccel.bench import report_data as data
 from gnnaccel.bench.harness import Row
 
@@ -188,3 +189,19 @@ def test_headline_names_entries_that_exist():
     assert [op for op, _ in data.HEADLINE + data.HEADLINE_GPU if op not in known] == []
     assert [op for op, _ in data.YARDSTICKS if op not in known] == []
     assert 12 <= len(data.HEADLINE) <= 16
+
+
+def test_commands_of_the_page_exist():
+    """Every option that docs/benchmarks.md shows is one of the command, every target an entry or a group of them."""
+    page = report.ROOT / "docs" / "benchmarks.md"
+    if not page.exists():
+        pytest.skip("not a checkout")
+    harness.discover()
+    command = typer.main.get_command(cli.app)
+    options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    lines = re.findall(r"^    gnnaccel bench([^#\n]*)", page.read_text("utf-8"), flags=re.MULTILINE)
+    assert len(lines) > 6
+    for line in lines:
+        assert set(re.findall(r"--[a-z-]+", line)) <= options
+        names = re.sub(r"--(json|base|report) \S+|--\S+", "", line).split()
+        assert set(names) <= {*harness.REGISTRY, *harness.END_TO_END, "all", "ops", "models", "scaling"}

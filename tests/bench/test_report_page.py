@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gnnaccel.bench import report_bars, report_data, report_page
+from gnnaccel.bench import report_bars, report_data, report_markdown, report_page
 from gnnaccel.bench.harness import Row
 from gnnaccel.bench.report_labels import place_labels
 from gnnaccel.bench.report_page import write_report
@@ -251,7 +251,7 @@ def test_committed_reads_what_bench_wrote(tmp_path):
 
 
 def test_table_cells():
-    assert report_page.cell("a|b\n<i>") == "a\\|b &lt;i>"
+    assert report_markdown.cell("a|b\n<i>") == "a\\|b &lt;i>"
     assert [clock(x) for x in (4166.8, 12.34, 0.0525)] == ["4.17 s", "12.3 ms", "52.5 µs"]
 
 
