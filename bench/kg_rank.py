@@ -67,7 +67,7 @@ for model, B in (("transe_l1", 128), ("transe_l2", 512), ("distmult", 512), ("co
                 "gnnaccel": kg_rank,
                 **{k: v for k, v in peers.PROVIDERS.items() if k != "pykeen" or model != "rotate"},
             },
-            prepare={"pykeen": peers.prepared} if "pykeen" in peers.PROVIDERS else {},
+            prepare={"pykeen": peers.prepared} if "pykeen" in peers.PROVIDERS and model != "rotate" else {},
             missing={} if model == "rotate" else peers.MISSING,
             reference=reference,
             check=check,
