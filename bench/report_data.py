@@ -48,6 +48,9 @@ HEADLINE_GPU = (
 )
 
 
+OP_MODES = ("fwd", "bwd", "full", "gate")  # all others are those of jobs
+
+
 @dataclass(frozen=True)
 class Pair:
     """A peer's row beside ours, and the device of both."""
@@ -264,7 +267,7 @@ def jobs(documents: Sequence[Document]) -> list[list[Row]]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for i, document in enumerate(documents):
         for row in plain(document):
-            if row["mode"] not in ("fwd", "bwd", "full", "gate") and row["p50_ms"] is not None:
+            if row["mode"] not in OP_MODES and row["p50_ms"] is not None:
                 groups.setdefault((i, *key(row)), []).append(row)
     return list(groups.values())
 
@@ -280,9 +283,11 @@ def command(document: Document) -> str:
     if document.get("command"):
         return str(document["command"])
     ops = list(dict.fromkeys(r["op"] for r in document["rows"]))
+    kinds = {"scaling" if scaling(r) else "ops" if r["mode"] in OP_MODES else "models" for r in document["rows"]}
+    target = ops[0] if len(ops) == 1 else kinds.pop() if len(kinds) == 1 else "all"
     env, settings = document["environment"], document.get("settings", {})
-    words = ["gnnaccel bench", ops[0] if len(ops) == 1 else "all"]
-    words += ["--device cuda"] if env["device"] == "cuda" else [f"--threads {env['threads']}"]
+    threads = ",".join(map(str, settings.get("threads") or [env["threads"]]))
+    words = ["gnnaccel bench", target, "--device cuda" if env["device"] == "cuda" else f"--threads {threads}"]
     words += ["--quick"] if settings.get("quick") else []
     words += [f"--data {settings['data']}"] if settings.get("data") else []
     return " ".join(words)

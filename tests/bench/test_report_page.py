@@ -281,3 +281,17 @@ def test_a_sweep_over_threads_shows_the_most():
     assert found == [("an_op", 2, "torch"), ("an_op", 2, "pyg"), ("pinned", 1, "torch"), ("pinned", 1, "pyg")]
     assert len(list(report_data.pairs([doc], everything=True))) == 6
     assert [(c.threads, len(c.lines["torch"])) for c in report_data.curves([doc])] == [("2 threads", 3)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "settings", "want"),
+    [
+        (rows_of(), {}, "gnnaccel bench an_op --threads 2"),
+        (rows_of() + rows_of("b"), {"threads": [1, 2]}, "gnnaccel bench ops --threads 1,2"),
+        (scaling_rows() + scaling_rows("dim"), {"quick": True}, "gnnaccel bench scaling --threads 2 --quick"),
+        (rows_of(mode="train") + rows_of("b", mode="step"), {"data": "wiki"}, "gnnaccel bench models --threads 2 --data wiki"),
+        (rows_of() + rows_of("b", mode="step"), {}, "gnnaccel bench all --threads 2"),
+    ],
+)  # fmt: skip
+def test_the_line_that_repeats_a_run(rows, settings, want):
+    assert report_data.command(document(rows=rows, settings=settings)) == want
