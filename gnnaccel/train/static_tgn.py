@@ -4,7 +4,7 @@ The step is `LinkTask`'s, operation for operation, on room for `B` events, of wh
 
     plan, negatives     static inputs, written before each step: which events, how many, seeds
     _roots              sources | destinations | negatives of the `count` events, in this order and without gaps, then -1
-    _hops               their sampled neighbours, `[R, K]` blocks; a root -1 has none
+    _hops               their sampled neighbours, `[R, K]` blocks, and theirs; a root -1 has none
     _batch              distinct nodes in order of first appearance, room for as many as there may be
     model.embed         memory of these rows, attention, embeddings of the roots
     decoder.loss        of `count` events
@@ -19,13 +19,14 @@ otherwise sums over roots are cut in other places, which shows in the last bits 
 from __future__ import annotations
 
 import logging
+import math
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gnnaccel.graph.batch import Hop, TemporalBatch, _Points, _window, dropout_seed
+from gnnaccel.graph.batch import Hop, TemporalBatch, _neighbours, _Points, _window, dropout_seed
 from gnnaccel.graph.block import Block, temporal_sample
 from gnnaccel.models import ComposedModel
 from gnnaccel.nn import AttentionAggregator, IdentityAggregator, LinkDecoder, MeanAggregator, MemoryUpdater
@@ -37,6 +38,7 @@ from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.schedule import batch_bounds
 
 log = logging.getLogger("gnnaccel.train")
+PLACES = 1 << 22  # ids that are numbered at once, roots, neighbours and theirs
 LONGEST = 4  # times train.batch_size; a longer batch (many events of one time) would pad all others to its size
 
 
@@ -60,6 +62,7 @@ class StaticStep:
         self.plan = torch.zeros(7, dtype=torch.int64, device=device)
         self.start, self.count, self.seed = self.plan[0], self.plan[1:2], self.plan[2:3]
         self.counters = self.plan[3:7]  # epoch, batch, time and id of the first event: see `temporal_sample`
+        self.first_time = first_time(task)
         state = [*self.model.parameters(), *self.model.buffers(), *optimizer.prepare()]
         self.run = CapturedStep(self._step, device=device, state=state, capture=capture)
 
@@ -121,25 +124,61 @@ class StaticStep:
             config.train.seed,
             hop=depth,
             event_ids=points.event_ids,
+            draw_keys=points.draw_keys() if depth and sampling.strategy == "uniform" else None,
             counters=self.counters,
         )
 
+    def _hops(self, roots: _Points) -> tuple[list[Hop], list[_Points]]:
+        """The hops, innermost first, and what that one reads: its roots and their neighbours, still to be numbered."""
+        sampling, hops, points = self.model.sampling, [], roots
+        for depth in range(len(sampling.fanouts)):
+            block = self._sample(points, depth)
+            neighbours = _neighbours(block, points, sampling.hop_time)
+            if depth + 1 == len(sampling.fanouts):
+                return [Hop(block, points.nodes, block.nbr), *hops], [points, neighbours]
+            points, row = self._distinct(points, neighbours)
+            at, count = len(block.count), block.nbr.shape
+            hops.insert(0, Hop(block, row[:at].clamp(min=0), row[at:].view(count)))
+        return [], []
+
+    def _distinct(self, points: _Points, neighbours: _Points) -> tuple[_Points, Tensor]:
+        """Distinct (node, time[, event]) of both in order of first appearance, then -1; and the row of each."""
+        row = torch.cat([points.nodes.to(neighbours.nodes.dtype), neighbours.nodes]).long()
+        n, codes = len(row), []
+        for own, others in zip(points.keys(), neighbours.keys(), strict=True):
+            column = torch.cat([own, others])
+            if column.dtype == torch.float64:
+                at_least_0 = (column + 0.0).view(torch.int64)  # -0.0 is 0.0
+            else:
+                at_least_0 = column - self.first_time if own is points.times else column
+            values, rank, _ = unique_nodes_padded(at_least_0)
+            code, row, _ = unique_nodes_padded(torch.where(row < 0, -1, row * n + rank))
+            codes.append((code, values))
+        there, at, keys = codes[-1][0] >= 0, torch.arange(n, device=row.device), []
+        for code, values in reversed(codes):
+            code = code[at].clamp(min=0)
+            keys.insert(0, values[code % n])
+            at = code // n
+        times = keys[0] + self.first_time if points.times.dtype == torch.int64 else keys[0].view(torch.float64)
+        return _Points(torch.where(there, at, -1), times, keys[1] if len(keys) > 1 else None), row
+
     def _batch(self) -> TemporalBatch:
         roots, R = self._roots(), len(self.root)
-        block = self._sample(roots, 0) if self.model.sampling.fanouts else None
-        ids = roots.nodes
-        if block is not None:
-            ids = torch.cat([ids.to(block.nbr.dtype), block.nbr.reshape(-1)])
-        nodes, row, _ = unique_nodes_padded(ids)
-        nodes = nodes[: self.task.graph.num_nodes].long().clamp(min=0)
-        root_row = row[:R].clamp(min=0)
-        hops = () if block is None else (Hop(block, root_row, row[R:].view(block.nbr.shape)),)
+        hops, read = self._hops(roots)
+        read = [p for p in read if p is not roots]
+        dtype = self.task.graph.nbr.dtype
+        nodes, row, _ = unique_nodes_padded(torch.cat([p.nodes.to(dtype) for p in (roots, *read)]))
+        root_row, *rows = row.split([R, *(len(p.nodes) for p in read)])
+        root_row = root_row.clamp(min=0)
+        if hops:
+            inner = rows[0].clamp(min=0) if len(rows) > 1 else root_row
+            hops[0] = Hop(hops[0].block, inner, rows[-1].view(hops[0].block.nbr.shape))
         return TemporalBatch(
             roots=roots.nodes,
             times=roots.times,
-            nodes=nodes,
+            nodes=nodes[: self.task.graph.num_nodes].long().clamp(min=0),
             root_row=root_row,
-            chains=(hops,),
+            chains=(tuple(hops),),
             seed=self.seed,  # type: ignore[arg-type]
         )
 
@@ -163,6 +202,10 @@ class StaticStep:
         )
 
 
+def first_time(task: Any) -> int | float:
+    return task.events.t[0].item()
+
+
 def longest_batch(task: Any) -> int:
     """Events of the longest batch of any epoch."""
     config, part = task.config.train, task.split.train
@@ -182,6 +225,11 @@ def why_not(task: Any) -> str | None:
     if any(own) or not task.plain_links:
         return f"{config.model.name} has a step of its own here"
     sampling = model.sampling
+    longest, size = longest_batch(task), config.train.batch_size
+    if not longest:
+        return "there are no events to train on"
+    places = 3 * longest * math.prod(1 + k for k in sampling.fanouts)
+    below_0 = task.events.t.dtype == torch.float64 and first_time(task) < 0
     mail = (model.mailbox.slots, model.deliver, model.combine) if model.has_memory else (1, "self", "last")
     unlike = {
         "memory.updater must be none, gru or rnn": not model.has_memory or type(model.updater) is MemoryUpdater,
@@ -189,7 +237,8 @@ def why_not(task: Any) -> str | None:
         "aggregator.kind must be attention, mean or identity": type(model.aggregator)
         in (AttentionAggregator, MeanAggregator, IdentityAggregator),
         "decoder.kind must be mlp": type(model.decoder) is LinkDecoder,
-        "sampler.neighbors must have one hop or none": len(sampling.fanouts) <= 1,
+        "with two hops times must not be below 0": len(sampling.fanouts) < 2 or not below_0,
+        f"sampler.neighbors must not ask for more than {PLACES} nodes a batch": places <= PLACES,
         "sampler.snapshots must be 1": sampling.snapshots == 1,
         "the sampler must number nodes": not (sampling.per_time or sampling.ends_only),
         "train.exact must be false": not config.train.exact,
@@ -199,10 +248,9 @@ def why_not(task: Any) -> str | None:
     for what, holds in unlike.items():
         if not holds:
             return what
-    longest, size = longest_batch(task), config.train.batch_size
     if longest > LONGEST * size:
         return f"a batch of {longest} events of one time would pad all others of {size} to its size"
-    return None if longest else "there are no events to train on"
+    return None
 
 
 def static_step(task: Any, optimizer: FusedAdam) -> StaticStep | None:

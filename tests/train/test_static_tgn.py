@@ -64,12 +64,13 @@ SETTINGS = {
     "jodie": ["aggregator.kind=identity", "sampler.neighbors=[]", "aggregator.time_projection=jodie"],
     "no memory": ["memory.updater=none", "model.node_features=random"],
     "no dropout": ["aggregator.dropout=0"],
+    "two layers": ["sampler.neighbors=[4,3]"],
+    "two layers, any neighbours": ["sampler.neighbors=[4,3]", "sampler.strategy=uniform", "data.semantics=by_event_id"],
+    "two layers at the root's time": ["sampler.neighbors=[3,2]", "sampler.hop_time=root", "aggregator.kind=mean"],
 }
 
 
-@pytest.mark.parametrize(
-    "name", ["tgn", "uniform", "before_batch", "by_event_id", "node features", "mean", "no memory"]
-)
+@pytest.mark.parametrize("name", ["tgn", "uniform", "before_batch", "by_event_id", "mean", "no memory"])
 def test_runs_of_full_batches_have_the_same_bits(name):
     assert_same(*(run(stream(FULL), *SETTINGS[name], static=s) for s in (False, True)))
 
@@ -148,6 +149,17 @@ def tiny(kind):
 def test_few_events_of_few_nodes(kind, size):
     """Batches of one event, of one node alone, and one batch for all."""
     compare_steps(tiny(kind), f"train.batch_size={size}", "aggregator.dropout=0.5")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float64])
+def test_two_layers_at_times_of_any_kind(dtype):
+    """Below 0 too where they are integers: distinct points are numbered by what is at least 0."""
+    events = stream()
+    events = replace(events, t=(events.t - events.t[300]) if dtype == torch.int64 else events.t.double() / 7)
+    compare_steps(events, "sampler.neighbors=[4,3]", "train.batch_size=100", epochs=1)
+    if dtype == torch.float64:
+        task = LinkTask.create(small_config("sampler.neighbors=[4,3]"), replace(events, t=events.t - 1e9))
+        assert why_not(task) == "with two hops times must not be below 0"
 
 
 def trainer(folder, *settings, events=None):

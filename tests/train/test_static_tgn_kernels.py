@@ -111,7 +111,8 @@ def test_all_of_the_step_is_on_the_device(settings, monkeypatch):
     monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", launch)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # knows no such device
     task, mode = task_of(settings, 600), OnGpu()
-    monkeypatch.setattr(static_tgn, "longest_batch", lambda task: 5)
+    monkeypatch.setattr(static_tgn, "longest_batch", lambda task: 5)  # values of the data are not for fakes
+    monkeypatch.setattr(static_tgn, "first_time", lambda task: 0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in task.model.modules():
             for name, p in module._parameters.items():
