@@ -18,6 +18,13 @@ define(
     "int batch, int hop) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
+# with what changes from batch to batch in a tensor, int64 [2]: epoch, batch
+define(
+    "neighbor_sample.keyed(Tensor indptr, Tensor nbr, Tensor? eid, Tensor? relation, Tensor? weight, Tensor? exclude, "
+    "Tensor nodes, int[] fanout, bool typed, bool weighted, bool replace, bool edge_ids, Tensor counters, int seed, "
+    "int hop) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
 #: nbr, eid, count, relation, weight; what is not asked for or not there has no rows.
 Sample = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -29,6 +36,20 @@ def _cuda(*args: Any) -> Sample:
     return neighbor_sample(*args)
 
 
+@impl("neighbor_sample.keyed", "CUDA")
+def _cuda_keyed(*args: Any) -> Sample:
+    from gnnaccel.kernels.cuda.neighbor_sample import neighbor_sample
+
+    *inputs, counters, seed, hop = args
+    return neighbor_sample(*inputs, seed, 0, 0, hop, counters)
+
+
+@impl("neighbor_sample.keyed", "CompositeExplicitAutograd")
+def _read(*args: Any) -> Sample:
+    *inputs, counters, seed, hop = args
+    return torch.ops.gnnaccel.neighbor_sample.default(*inputs, seed, *counters.tolist(), hop)
+
+
 @impl("neighbor_sample", "CompositeExplicitAutograd")
 def _composite(*args: Any) -> Sample:
     from gnnaccel.ops._neighbor_sample_torch import neighbor_sample
@@ -36,6 +57,7 @@ def _composite(*args: Any) -> Sample:
     return neighbor_sample(*args)
 
 
+@fake("neighbor_sample.keyed")
 @fake("neighbor_sample")
 def _fake(
     indptr: Tensor,
@@ -50,7 +72,7 @@ def _fake(
     weighted: bool,
     replace: bool,
     edge_ids: bool,
-    *args: int,
+    *args: Any,
 ) -> Sample:
     roots, slots = nodes.shape[0], sum(fanout)
     return (

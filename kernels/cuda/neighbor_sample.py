@@ -42,8 +42,12 @@ def neighbor_sample(
     epoch: int,
     batch: int,
     hop: int,
+    counters: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op's arguments and results; everything contiguous and on one device."""
+    """The op's arguments and results; everything contiguous and on one device.
+
+    `counters`, int64 `[2]`, takes the places of epoch and batch.
+    """
     import cupy
 
     roots, slots, device = nodes.shape[0], sum(fanout), nbr.device
@@ -55,7 +59,7 @@ def neighbor_sample(
         return out_nbr, out_eid, out_count, out_relation, out_weight
     keys = torch.empty((roots if weighted else 0, slots), dtype=torch.float64, device=device)
     fanouts = torch.tensor(fanout, dtype=torch.int64, device=device) if typed else None
-    inputs = (indptr, nbr, eid, relation, weight, exclude, fanouts, nodes)
+    inputs = (indptr, nbr, eid, relation, weight, exclude, fanouts, nodes, counters)
     tensors = (*inputs, out_nbr, out_eid, out_relation, out_weight, out_count, keys)
     scalars = (
         *(indptr.shape[0] - 1, nbr.shape[0], roots, slots, len(fanout), 0 if exclude is None else exclude.shape[0]),

@@ -38,9 +38,9 @@ void launch(long blocks, unsigned threads, const F& kernel) {
   extern "C" void run_##NAME(long blocks, unsigned threads, const void* const* p, const int64_t* s) {                 \
     launch(blocks, threads, [&] {                                                                                     \
       NAME((const int64_t*)p[0], (const ID*)p[1], (const ID*)p[2], (const int16_t*)p[3], (const float*)p[4],          \
-           (const int64_t*)p[5], (const int64_t*)p[6], p[7], (ID*)p[8], (ID*)p[9], (int16_t*)p[10], (float*)p[11],    \
-           (int32_t*)p[12], (double*)p[13], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], \
-           s[12]);                                                                                                    \
+           (const int64_t*)p[5], (const int64_t*)p[6], p[7], (const int64_t*)p[8], (ID*)p[9], (ID*)p[10],             \
+           (int16_t*)p[11], (float*)p[12], (int32_t*)p[13], (double*)p[14], s[0], s[1], s[2], s[3], s[4], s[5],       \
+           s[6], s[7], s[8], s[9], s[10], s[11], s[12]);                                                              \
     });                                                                                                               \
   }
 RUN(neighbor_sample_i32, int32_t)
@@ -66,8 +66,8 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(library, ids):
     g = graph(gen, 3000, 60, relations=4, weighted=True, ids=ids)
     exclude = torch.randperm(3000, generator=gen)[:400].sort().values
     nodes = torch.randint(-1, 60, (200,), generator=gen)
-    for fanout, weighted, replace, banned, edge_ids in itertools.product(
-        ([1], [15], [70], [2, 0, 3, 40]), (False, True), (False, True), (False, True), (False, True)
+    for fanout, weighted, replace, banned, edge_ids, keyed in itertools.product(
+        ([1], [15], [70], [2, 0, 3, 40]), *[(False, True)] * 5
     ):
         typed = len(fanout) > 1
         tensors = [g["indptr"], g["nbr"], g["eid"] if edge_ids or banned else None, g["relation"], g["weight"]]
@@ -79,17 +79,19 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(library, ids):
         order = [got[0], got[1] if edge_ids else None, got[3], got[4], got[2]]
         keys = torch.empty((200, sum(fanout)), dtype=torch.float64)
         fanouts = torch.tensor(fanout) if typed else None
-        pointers = [0 if x is None else x.data_ptr() for x in (*tensors, fanouts, roots, *order, keys)]
+        counters = torch.tensor(key[1:3]) if keyed else None
+        pointers = [0 if x is None else x.data_ptr() for x in (*tensors, fanouts, roots, counters, *order, keys)]
         scalars = [60, 3000, 200, sum(fanout), len(fanout), len(exclude) if banned else 0]
-        scalars += [int(x) for x in (roots.dtype == torch.int64, weighted, replace, *key)]
+        scalars += [int(x) for x in (roots.dtype == torch.int64, weighted, replace)]
+        scalars += [key[0], 0, 0, key[3]] if keyed else list(key)
         getattr(library, "run_" + launcher.NAMES[ids])(
             ctypes.c_long(-(-len(nodes) // launcher.BLOCK_ROOTS)),
             ctypes.c_uint(launcher.BLOCK_ROOTS),
-            (ctypes.c_void_p * 14)(*pointers),
+            (ctypes.c_void_p * 15)(*pointers),
             (ctypes.c_int64 * 13)(*scalars),
         )
         for x, y in zip(want, got, strict=True):
-            assert torch.equal(x, y), (fanout, weighted, replace, banned, edge_ids)
+            assert torch.equal(x, y), (fanout, weighted, replace, banned, edge_ids, keyed)
 
 
 @pytest.mark.parametrize("capability", [80, 90])

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from gnnaccel.train.settings import ConfigError, Section, checked, lay_over, merge, parse, read_yaml, rows_of
+from gnnaccel.train.settings import ConfigError, Section, Switch, checked, lay_over, merge, parse, read_yaml, rows_of
 
 #: what `gnnaccel train` takes for a graph
 MODELS = ("sage", "gat", "rgcn", "graph-transformer", "mlp")
@@ -108,6 +108,10 @@ class GNNTrainConfig(Section):
         default="auto",
         description="where a GPU reads feature rows: from its own memory, or in place from 'pinned' host memory; 'auto': from "
         "its own if they take at most half of what is free",
+    )
+    capture: Switch = Field(
+        default="auto",
+        description="record a step, sampling included, as a CUDA graph and replay it; 'auto': on a GPU, where that can be done",
     )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")

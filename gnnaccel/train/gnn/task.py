@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from gnnaccel.train.labels import Labels, label_metrics
 from gnnaccel.train.metrics import pair_metrics, reciprocal_ranks
 from gnnaccel.train.pipeline import Pipeline, Stage
 from gnnaccel.train.settings import ConfigError
+
+if TYPE_CHECKING:
+    from gnnaccel.train.gnn.static import StaticStep
+    from gnnaccel.train.optimizer import FusedAdam
 
 _ORDER, _LINKS, _NEGATIVES = 0x6F72, 0x6C6B, 0x6E  # streams of draws
 _EVAL = (1 << 24) - 1  # epoch of the draws of evaluation
@@ -237,6 +241,12 @@ class NodeTask(GraphTask):
     def loss(self, step: Any) -> tuple[Tensor, None]:
         """Mean cross-entropy of the seeds."""
         return F.cross_entropy(self.forward(step), step.seeds.target), None
+
+    def static_step(self, optimizer: FusedAdam) -> StaticStep | None:
+        """The step that a GPU replays, if `train.capture` wants one and there is one."""
+        from gnnaccel.train.gnn.static import static_step
+
+        return static_step(self, optimizer)
 
     def logits(self, nodes: Tensor, progress: Any = None) -> Tensor:
         """Logits `[n, C]` of nodes."""

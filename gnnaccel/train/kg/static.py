@@ -107,6 +107,14 @@ class StaticStep:
             trained += 1
         return self.losses[:trained].tolist()
 
+    def prepare(self, first: int, last: int) -> None:
+        """Record the graphs of steps from `first` to `last` now; `CaptureError` where that fails. Nothing is learnt."""
+        for number in range(first, min(first + 2, last)):  # both sides, if they alternate
+            if self.schedule.sizes[number % self.schedule.per_epoch] == self.size:
+                self._captured(number).record()
+                self._where = -1, -1  # recording does not count
+                self._warming = False
+
     def _ordinary(self, number: int) -> None:
         batch = self.schedule(number).to(self.device)
         loss, update = self.step.grads(batch, self.step.gather(batch))
@@ -114,6 +122,14 @@ class StaticStep:
         self.step.apply(update)
 
     def _replay(self, number: int) -> None:
+        update = self._captured(number)()
+        self._warming = False
+        if not self.inside:
+            update.step = number
+            self.step.apply(update)
+
+    def _captured(self, number: int) -> CapturedStep:
+        """What trains a step, its inputs in their places."""
         sides = self.schedule.sides(number)
         if self.device_draws:
             self._seek(number)
@@ -125,11 +141,7 @@ class StaticStep:
             state = [self.at, self.slot, self.losses]
             captured = self._steps[sides] = CapturedStep(lambda: self.body(sides), device=self.device, state=state)
         self._warming = captured.capture and captured.graph is None
-        update = captured()
-        self._warming = False
-        if not self.inside:
-            update.step = number
-            self.step.apply(update)
+        return captured
 
     def _seek(self, number: int) -> None:
         """Let the counter on the device be at a step."""

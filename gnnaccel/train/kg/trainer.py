@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from gnnaccel.data.kg import DegreeTable, KnowledgeGraph
 from gnnaccel.data.kg.negatives import ChunkedNegatives, TripleBatches, subsampling_weights
 from gnnaccel.models.kge import KGE
+from gnnaccel.train.capture import CaptureError
 from gnnaccel.train.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_text
 from gnnaccel.train.kg.config import KGConfig, validate_kg
 from gnnaccel.train.kg.evaluate import evaluate
@@ -28,6 +30,7 @@ from gnnaccel.train.kg.step import Batch, Rows, TrainStep, Update
 from gnnaccel.train.pipeline import Pipeline, Stage
 from gnnaccel.train.trainer import Interrupted, TrainingError, add_scalars, plain, stop_signals, tensorboard
 
+log = logging.getLogger("gnnaccel.train")
 KIND = "kg"
 #: settings that change no step: a run may be resumed with other values
 UNBOUND = ("train.capture", "train.checkpoint", "train.lookahead", "train.patience", "eval.")
@@ -218,6 +221,7 @@ class KGTrainer:
 
     def _train_until(self, end: int, bar: tqdm) -> None:
         start, saved = time.perf_counter() - self.seconds, time.perf_counter()
+        self._prepare(end)
         ahead = Pipeline([Stage("sample", self.schedule)], self.config.train.lookahead)
         # a step that is replayed draws for itself
         with ahead(range(self.next, self.next if self.static else end)) as batches:
@@ -242,6 +246,18 @@ class KGTrainer:
         if self.pending is not None:
             self.step.apply(self.pending)
             self.pending = None
+
+    def _prepare(self, end: int) -> None:
+        """Record the step that is replayed, or go without."""
+        if self.static is None:
+            return
+        try:
+            self.static.prepare(self.next, end)
+        except CaptureError as error:
+            if self.config.train.capture == "on":
+                raise TrainingError(str(error)) from error
+            log.warning("%s", error)
+            self.static = None
 
     def _updates(self, batches: Iterator[Batch]) -> Iterator[Update]:
         """Each step's update when the tables are fit for a checkpoint: learnt from, or, with staleness, kept in `pending`."""
