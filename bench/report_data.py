@@ -19,6 +19,9 @@ YARDSTICKS = {
     ("session", "LinkTask"): "ours, as the trainer scores",
 }
 
+#: Peers that take memory on a CPU by themselves, where torch's allocator does not see it.
+OUTSIDE_TORCH = ("dgl",)
+
 #: (op, what it is) of the short picture. Of each its first case against the peer that comes closest, so neither case nor peer
 #: can be chosen because it looks well; whatever else loses in its first case is added to these.
 HEADLINE = (
@@ -71,7 +74,7 @@ class Pair:
     def memory(self) -> float | None:
         """The peer's peak over ours."""
         theirs, ours = self.row["peak_bytes"], self.own["peak_bytes"]
-        return theirs / ours if theirs and ours else None
+        return theirs / ours if theirs and ours and seen(self.row, self.environment) else None
 
 
 def yardstick(row: Row) -> str:
@@ -79,6 +82,11 @@ def yardstick(row: Row) -> str:
     name = row["provider"]
     own = {"gnnaccel 1t": "ours, on one thread"}.get(name, "ours, in another form")
     return YARDSTICKS.get((row["op"], name), own if name.startswith("gnnaccel") and not row["ours"] else "")
+
+
+def seen(row: Row, env: Mapping[str, Any]) -> bool:
+    """Whether a row's peak of memory is all that it took."""
+    return env["device"] == "cuda" or row["provider"] not in OUTSIDE_TORCH
 
 
 def lost(row: Row) -> bool:
@@ -268,7 +276,8 @@ def jobs(documents: Sequence[Document]) -> list[list[Row]]:
     for i, document in enumerate(documents):
         for row in plain(document):
             if row["mode"] not in OP_MODES and row["p50_ms"] is not None:
-                groups.setdefault((i, *key(row)), []).append(row)
+                peak = row["peak_bytes"] if seen(row, document["environment"]) else None
+                groups.setdefault((i, *key(row)), []).append({**row, "peak_bytes": peak})
     return list(groups.values())
 
 

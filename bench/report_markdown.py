@@ -7,7 +7,7 @@ from typing import Any
 
 from gnnaccel.bench import report_data as data
 from gnnaccel.bench.report_data import Pair, Row
-from gnnaccel.bench.report_text import Document, clock, mode_name, number, size, threads_name
+from gnnaccel.bench.report_text import Document, clock, mode_name, number, size, threads_name, times
 
 
 def milliseconds(value: float | None) -> str:
@@ -106,9 +106,8 @@ def pair_cells(pair: Pair) -> tuple[str, ...]:
     against = row["provider"] + (f" ({pair.yardstick})" if pair.yardstick else "")
     where = f"{row['case']}, {threads_name(row['threads'])}"
     spread = f"{row['ratio_p20']:.2f}-{row['ratio_p80']:.2f}"
-    memory = "" if pair.memory is None else f"{pair.memory:.2g}"
-    times = (number(row["p50_ms"]), number(own["p50_ms"]), f"{row['ratio']:.2f}x")
-    return row["op"], where, mode_name(row["mode"]), against, *times, spread, memory
+    both = (number(row["p50_ms"]), number(own["p50_ms"]), f"{row['ratio']:.2f}x")
+    return row["op"], where, mode_name(row["mode"]), against, *both, spread, times(pair.memory)
 
 
 def full_cells(row: Row) -> tuple[Any, ...]:
@@ -121,5 +120,5 @@ def full_cells(row: Row) -> tuple[Any, ...]:
 def miss_line(pair: Pair) -> str:
     row, own = pair.row, pair.own
     where = f"{row['op']} {row['case']}, {mode_name(row['mode'])}, {threads_name(row['threads'])}"
-    times = f"{row['provider']} takes {number(row['p50_ms'])} ms, ours {number(own['p50_ms'])} ms"
-    return f"{where}: {times} ({row['ratio']:.2f}x)"
+    both = f"{row['provider']} takes {number(row['p50_ms'])} ms, ours {number(own['p50_ms'])} ms"
+    return f"{where}: {both} ({row['ratio']:.2f}x)"

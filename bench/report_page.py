@@ -23,6 +23,7 @@ from gnnaccel.bench.report_text import (
     number,
     run_notes,
     size,
+    times,
 )
 
 FOLDER = Path(__file__).parent / "page"
@@ -96,6 +97,7 @@ def html(documents: Sequence[Document]) -> str:
         "mode": mode_name,
         "rate_cells": rate_cells,
         "clock": clock,
+        "times": times,
         "lost": data.lost,
     }
     roofs, curves, why = pictures(documents)

@@ -72,6 +72,11 @@ def number(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
+def times(ratio: float | None) -> str:
+    """How many times, to two digits."""
+    return "" if ratio is None else f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}"
+
+
 def clock(ms: float) -> str:
     """A time with its unit."""
     return f"{number(ms / 1e3)} s" if ms >= 1000 else f"{number(ms)} ms" if ms >= 0.1 else f"{number(ms * 1e3)} µs"

@@ -13,7 +13,7 @@ from gnnaccel.bench import report_bars, report_data, report_markdown, report_pag
 from gnnaccel.bench.harness import Row
 from gnnaccel.bench.report_labels import place_labels
 from gnnaccel.bench.report_page import write_report
-from gnnaccel.bench.report_text import clock
+from gnnaccel.bench.report_text import clock, times
 
 HOSTILE = "<script>alert('x')</script> & \"a|b\""
 VOID = {"meta", "br", "link", "img", "use", "path", "input"}
@@ -253,6 +253,7 @@ def test_committed_reads_what_bench_wrote(tmp_path):
 def test_table_cells():
     assert report_markdown.cell("a|b\n<i>") == "a\\|b &lt;i>"
     assert [clock(x) for x in (4166.8, 12.34, 0.0525)] == ["4.17 s", "12.3 ms", "52.5 µs"]
+    assert [times(x) for x in (0.0421, 2.04, 361.2, None)] == ["0.042", "2", "361", ""]
 
 
 def luminance(color):
@@ -295,3 +296,10 @@ def test_a_sweep_over_threads_shows_the_most():
 )  # fmt: skip
 def test_the_line_that_repeats_a_run(rows, settings, want):
     assert report_data.command(document(rows=rows, settings=settings)) == want
+
+
+def test_memory_that_torch_does_not_see_is_not_compared():
+    doc = document(rows=rows_of(peers=(("dgl", 2.0), ("torch", 2.0))))
+    assert [p.memory for p in report_data.pairs([doc])] == [None, 2.0]
+    doc["environment"]["device"] = "cuda"
+    assert [p.memory for p in report_data.pairs([doc])] == [2.0, 2.0]
