@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from gnnaccel.train.settings import ConfigError, Section, checked, lay_over, merge, parse, read_yaml, rows_of
+from gnnaccel.train.settings import ConfigError, Section, Switch, checked, lay_over, merge, parse, read_yaml, rows_of
 
 log = logging.getLogger("gnnaccel.train")
 Options = dict[str, Any]
@@ -176,19 +176,13 @@ class TrainConfig(Section):
     exact: bool = Field(default=False, description="memory and predictions of batch 1 at any batch size")
     staleness: int = Field(default=0, ge=0, description="batches that may be computed before an earlier one is written")
     lookahead: int = Field(default=0, ge=0, description="batches sampled ahead in the background; changes no result")
-    capture: Literal["auto", "on", "off"] = Field(
+    capture: Switch = Field(
         default="auto",
         description="steps of one size, on a GPU recorded as one CUDA graph and replayed: 'on' (or an error), 'off', "
         "'auto': on a GPU, with settings that allow it",
     )
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
-
-    @field_validator("capture", mode="before")
-    @classmethod
-    def _on_or_off(cls, value: Any) -> Any:
-        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value  # as YAML reads these words
-
 
 class EvalConfig(Section):
     """How it is judged."""
