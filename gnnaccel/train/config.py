@@ -184,6 +184,7 @@ class TrainConfig(Section):
     checkpoint_seconds: float = Field(default=60.0, ge=0, description="write a resumable checkpoint at most this often")
     checkpoint_batches: int | None = Field(default=None, ge=1, description="write it every so many batches instead")
 
+
 class EvalConfig(Section):
     """How it is judged."""
 
