@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 MODELS = ("transe_l1", "transe_l2", "distmult", "complex", "rotate")
 MORE = ("rescal", "transr", "simple")
 DIM, GAMMA = 400, 12.0
-EPOCH = 5  # budgets of an op: a whole step or evaluation takes longer
+EPOCH = 10  # budgets of an op: a whole step or evaluation takes longer
 FB15K237 = "synthetic-kg:entities=14541,relations=237,triples=310116"  # its size, where the set itself is not there
 SMALL = "synthetic-kg:entities=120,relations=8,triples=700"
 QUICK = "synthetic-kg:entities=4000,relations=60,triples=40000"

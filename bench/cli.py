@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-BUDGET, QUICK_BUDGET = 1.0, 0.1  # seconds
+BUDGET, QUICK_BUDGET = 0.6, 0.1  # seconds
 REPORT = Path("bench-report")
 
 _SHOWN = {
@@ -232,7 +232,7 @@ def _run(
     # ops first, with every number of threads: jobs set up the process' allocator as a trainer does
     for n, name in itertools.product(dict.fromkeys(counts), ops):
         entry = harness.REGISTRY[name]
-        guess = len(runner.cases(entry)) * len(runner.modes(entry)) * (1.5 * settings.budget + 0.3)
+        guess = len(runner.cases(entry)) * len(runner.modes(entry)) * (1.5 * settings.budget + 0.5)
         guess += 10 if entry.compile and settings.compiled and not settings.quick else 0
         parts.append((name, 0.3 if settings.correctness_only else guess, n))
     for n, name in itertools.product(dict.fromkeys(counts), jobs):

@@ -287,7 +287,7 @@ def _model(settings: Settings, work: Work, peers: tuple[str, ...], memory: bool)
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("kg-eval", measure, (150.0, 4.0)))
+register_end_to_end(EndToEnd("kg-eval", measure, (150.0, 2.0)))
 
 
 def main(

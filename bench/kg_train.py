@@ -355,7 +355,7 @@ def _model(settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("kg-train", measure, (400.0, 8.0)))
+register_end_to_end(EndToEnd("kg-train", measure, (400.0, 6.0)))
 
 
 def main(

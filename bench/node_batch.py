@@ -120,7 +120,7 @@ def measure(
     yield from rows.values()
 
 
-register_end_to_end(EndToEnd("node-batch", measure, (60.0, 5.0)))
+register_end_to_end(EndToEnd("node-batch", measure, (60.0, 2.0)))
 
 
 def main(

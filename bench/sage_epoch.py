@@ -225,7 +225,7 @@ def _race(settings: Settings, data: NodeData, size: Size, rows: dict[str, Row]) 
         row.peak_bytes = peak_extra_bytes(lambda run=run: run(batches[:1]), settings.device)
 
 
-register_end_to_end(EndToEnd("sage-epoch", measure, (90.0, 10.0)))
+register_end_to_end(EndToEnd("sage-epoch", measure, (90.0, 4.0)))
 
 
 def main(

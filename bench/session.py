@@ -122,4 +122,4 @@ def _row(case: str, provider: str, seconds: list[float], ours: list[float] | Non
     return row
 
 
-register_end_to_end(EndToEnd("session", run, (30.0, 5.0)))
+register_end_to_end(EndToEnd("session", run, (30.0, 3.0)))

@@ -326,4 +326,4 @@ def _floor(runner: Runner, stream: Stream, batches: Sequence[tuple[int, int]], r
     }
 
 
-register_end_to_end(EndToEnd("tgn", run, (150.0, 12.0)))
+register_end_to_end(EndToEnd("tgn", run, (150.0, 4.0)))

@@ -46,7 +46,7 @@ def test_job_is_right(name):
 PROGRAMS = sorted(p.stem for p in BENCH.glob("*.py") if "\nif __name__ == " in p.read_text())
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", PROGRAMS, ids=lambda name: f"{name}.py")  # "gpu" alone would be a mark
 def test_every_program_has_help_and_is_documented(name, monkeypatch, capsys):
     text = (BENCH / "results" / "README.md").read_text() + "".join(
         p.read_text() for p in (BENCH.parent / "docs").glob("*.md")
