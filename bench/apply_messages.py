@@ -41,6 +41,19 @@ def flops(args: Mapping[str, Any]) -> int:
     return 2 * pending * (args["w_ih"].numel() + args["w_hh"].numel())
 
 
+def flops_bwd(args: Mapping[str, Any]) -> int:
+    # weights, and the time part of the input: tables get no gradient
+    pending = int((args["status"][args["nodes"]] == PENDING).sum())
+    return flops(args) + 2 * pending * args["w_ih"].shape[0] * args["time_w"].shape[0]
+
+
+def moved(args: Mapping[str, Any]) -> int:
+    """Memory of a node and its new row; of those with a message also the other end's memory and the raw message."""
+    pending = int((args["status"][args["nodes"]] == PENDING).sum())
+    D, F = args["memory"].shape[1], args["raw"].shape[1]
+    return 4 * (2 * len(args["nodes"]) * D + pending * (D + F) + args["w_ih"].numel() + args["w_hh"].numel())
+
+
 PYG = {"N": 9227, "F": 172, "T": 100, "D": 100, "fresh": 0.02, "pending": 0.95}
 
 register(
@@ -56,7 +69,9 @@ register(
         compile="torch",
         reference=reference,
         grad=("time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"),
+        bytes=moved,
         flops=flops,
+        flops_bwd=flops_bwd,
         tiny={"N": 60, "F": 5, "T": 4, "D": 6, "U": 40, "fresh": 0.3, "pending": 0.4},
     )
 )

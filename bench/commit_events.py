@@ -53,6 +53,11 @@ def giving_tables(op: Callable[..., None]) -> Callable[..., tuple[Tensor, ...]]:
     return call
 
 
+def moved(args: Mapping[str, Any]) -> int:
+    """Of each node the new memory, and its mail: read and written once."""
+    return 2 * 4 * len(args["rows_memory"]) * (args["memory"].shape[1] + args["mail"].shape[1])
+
+
 register(
     Entry(
         op="commit_events",
@@ -63,5 +68,6 @@ register(
         make=make,
         providers={name: giving_tables(op) for name, op in {"gnnaccel": commit_events, **PROVIDERS}.items()},
         reference=giving_tables(reference),
+        bytes=moved,
     )
 )

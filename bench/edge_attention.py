@@ -53,6 +53,12 @@ def flops(args: Mapping[str, Any]) -> int:
     return 2 * D * (R * Dq + attending * (Dq + 2 * F)) + 4 * edges * args["heads"] * F
 
 
+def moved(args: Mapping[str, Any]) -> int:
+    """Each edge's rows, its ids and time; each root's row and result."""
+    (R, Dn), De, edges = args["node_table"].shape, args["edge_table"].shape[1], int(args["count"].sum())
+    return edges * (4 * (Dn + De) + 24) + 4 * R * (Dn + args["we"].shape[0])
+
+
 WIKIPEDIA = {"R": 1000, "K": 10, "E": 5500, "Dn": 100, "D": 100, "De": 172, "T": 100, "H": 2, "attending": 0.55}
 
 register(
@@ -69,7 +75,9 @@ register(
         missing=MISSING,
         reference=reference,
         grad=("node_table", *(name for name in WEIGHTS if name != "bk"), "time_w", "time_b"),
+        bytes=moved,
         flops=flops,
+        flops_bwd=lambda args: 2 * flops(args),
         tiny={"R": 30, "K": 4, "E": 40, "Dn": 5, "D": 8, "De": 6, "T": 5, "H": 2, "attending": 0.6},
     )
 )

@@ -39,7 +39,7 @@ class Entry:
         flops: `(arguments) -> int`, operations that must be done (forward).
         ours: Which provider is ours.
         modes: Which of fwd, bwd, full to time; by default all of them, or fwd alone when there are no gradients.
-        bytes_bwd: As `bytes`, of the backward pass alone.
+        bytes_bwd: As `bytes`, of the backward pass alone; by default those of the forward pass and the gradients, once each.
         flops_bwd: As `flops`, of the backward pass alone.
         tiny: Parameters of a case that takes milliseconds, for `--correctness-only`; by default the smallest of `cases`.
         quick: Cases of `--quick`: names among `cases`, or smaller ones with their parameters; by default the first.

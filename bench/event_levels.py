@@ -37,6 +37,7 @@ register(
         make=make,
         providers={"gnnaccel": lambda **args: tuple(event_levels(**args)), **PROVIDERS},
         reference=reference,
+        bytes=lambda args: 8 * (args["root"].numel() + args["nbr"].numel() + args["group"].numel()),
         reference_cases=("tiny", "batch200_k10"),
         quick=("batch200_k10",),
         tiny={"B": 20, "K": 3},

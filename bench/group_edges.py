@@ -40,5 +40,6 @@ register(
         make=make,
         providers={"gnnaccel": group_edges, **PROVIDERS},
         reference=reference,
+        bytes=lambda args: 2 * 8 * 2 * len(args["source"]),  # both ends, read and written
     )
 )

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from gnnaccel.bench.calls import Call, Contender, call_for
+from gnnaccel.bench.calls import Call, Contender, call_for, leaves
 from gnnaccel.bench.compiled import COMPILED, compiled, lacking
 from gnnaccel.bench.device import Clock, clock_for, environment, measure_rates, peak_extra_bytes, percentiles
 from gnnaccel.bench.entries import (
@@ -62,13 +62,20 @@ ONE_THREAD = "gnnaccel 1t"
 def _rates(row: Row, entry: Entry, args: Args, rates: Mapping[str, float]) -> None:
     parts = {"fwd": (True, False), "bwd": (False, True), "full": (True, True)}[row.mode]
 
+    def bytes_bwd(args: Args) -> int:
+        """What the forward pass reads and writes is read once more, and the gradients are written."""
+        assert entry.bytes is not None
+        return entry.bytes(args) + sum(t.numel() * t.element_size() for t in leaves(args, entry.grad))
+
+    back = entry.bytes_bwd or (bytes_bwd if entry.bytes else None)
+
     def total(forward: Callable[[Args], int] | None, backward: Callable[[Args], int] | None) -> int | None:
         used = [f for f, wanted in zip((forward, backward), parts, strict=True) if wanted]
         return None if any(f is None for f in used) else sum(f(args) for f in used if f is not None)
 
     if not row.p50_ms:
         return
-    if (moved := total(entry.bytes, entry.bytes_bwd)) is not None:
+    if (moved := total(entry.bytes, back)) is not None:
         row.gbps = moved / row.p50_ms / 1e6
         row.pct_copy = 100.0 * row.gbps / rates["copy_gbps"]
         if entry.gathers and rates.get("rows_gbps"):

@@ -51,6 +51,12 @@ def giving_tables(op: Callable[..., bool]) -> Callable[..., tuple[Tensor, ...]]:
     return call
 
 
+def moved(args: Mapping[str, Any]) -> int:
+    """Memory of the nodes that were read, and of those with events the last message: read and written once."""
+    ends = torch.cat([args["src"], args["dst"]]).unique().numel()
+    return 2 * 4 * (args["rows"].numel() + ends * args["raw"].shape[1])
+
+
 register(
     Entry(
         op="keep_events",
@@ -63,5 +69,6 @@ register(
         make=make,
         providers={name: giving_tables(op) for name, op in {"gnnaccel": keep_events_, **PROVIDERS}.items()},
         reference=giving_tables(reference),
+        bytes=moved,
     )
 )

@@ -71,6 +71,7 @@ for model in ("transe_l1", "transe_l2", "distmult", "complex", "rotate"):
             modes=("full",),
             bytes=moved,
             flops=operations,
+            flops_bwd=lambda args: 2 * operations(args),
         )
     )
 
@@ -89,5 +90,6 @@ for model in ("distmult", "complex", "transe_l2"):
             modes=("full",),
             bytes=moved,
             flops=operations,
+            flops_bwd=lambda args: 2 * operations(args),
         )
     )

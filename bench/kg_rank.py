@@ -72,5 +72,6 @@ for model, B in (("transe_l1", 128), ("transe_l2", 512), ("distmult", 512), ("co
             reference=reference,
             check=check,
             flops=operations,
+            bytes=lambda args: 4 * args["entity_table"].numel(),
         )
     )

@@ -59,6 +59,7 @@ for model in ("transe_l1", "transe_l2", "distmult", "complex", "rotate"):
             grad=("h", "r", "neg"),
             bytes=moved,
             flops=operations,
+            flops_bwd=lambda args: 2 * operations(args),
         )
     )
 

@@ -36,5 +36,7 @@ register(
         providers={"gnnaccel": last_neighbors, **PROVIDERS},
         missing=MISSING,
         reference=reference,
+        # a node's neighbours and their events, read and written
+        bytes=lambda args: 2 * 2 * 8 * len(args["n_id"]) * args["neighbors"].shape[1],
     )
 )

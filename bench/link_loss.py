@@ -40,6 +40,7 @@ register(
         compile="torch",
         reference=reference,
         grad=("h", "w_src", "b_src", "w_dst", "w_out", "b_out"),
+        bytes=lambda a: 4 * (a["h"].numel() + a["w_src"].numel() + a["w_dst"].numel()),
         flops=flops,
         flops_bwd=lambda a: 2 * flops(a),
     )

@@ -98,6 +98,7 @@ register(
         grad=tuple(PARAMETERS),
         bytes=moved,
         flops=flops,
+        flops_bwd=lambda args: 2 * flops(args),
         quick=("apan_batch200",),
         tiny={"N": 30, "P": 20, "S": 4, "M": 9, "T": 5, "D": 8, "H": 2},
     )

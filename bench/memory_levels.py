@@ -56,6 +56,7 @@ register(
         make=make,
         providers={"gnnaccel": memory_levels, **PROVIDERS},
         reference=reference,
+        bytes=lambda a: 4 * (2 * a["old"].numel() + a["edge_feat"].numel() + a["w_ih"].numel() + a["w_hh"].numel()),
         reference_cases=("tiny", "tgn_batch200"),
         quick=("tgn_batch200",),
         tiny={"B": 20, "D": 8, "De": 3, "T": 4},

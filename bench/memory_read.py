@@ -37,6 +37,19 @@ def flops(args: Mapping[str, Any]) -> int:
     return 2 * int(args["has_mail"][args["nodes"]].sum()) * (args["w_ih"].numel() + args["w_hh"].numel())
 
 
+def flops_bwd(args: Mapping[str, Any]) -> int:
+    # weights, and the time part of the input: tables get no gradient
+    pending = int(args["has_mail"][args["nodes"]].sum())
+    return flops(args) + 2 * pending * args["w_ih"].shape[0] * args["time_w"].shape[0]
+
+
+def moved(args: Mapping[str, Any]) -> int:
+    """Memory of a node and its new row, and the mail of those that have one."""
+    pending = int(args["has_mail"][args["nodes"]].sum())
+    rows = 2 * len(args["nodes"]) * args["memory"].shape[1] + pending * args["mail"].shape[1]
+    return 4 * (rows + args["w_ih"].numel() + args["w_hh"].numel())
+
+
 register(
     Entry(
         op="memory_read",
@@ -50,6 +63,8 @@ register(
         compile="torch",
         reference=reference,
         grad=("time_w", "time_b", "w_ih", "w_hh", "b_ih", "b_hh"),
+        bytes=moved,
         flops=flops,
+        flops_bwd=flops_bwd,
     )
 )

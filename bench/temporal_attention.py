@@ -99,6 +99,7 @@ register(
         grad=("h_root", "node_table", *PARAMETERS),
         bytes=moved,
         flops=flops,
+        flops_bwd=lambda args: 2 * flops(args),
         quick=("wikipedia_batch200_k10",),
         tiny={"R": 30, "K": 4, "U": 20, "E": 40, "D": 8, "De": 6, "T": 5, "H": 2},
     )

@@ -32,5 +32,6 @@ register(
         grad=("w", "b"),
         bytes=lambda a: a["dt"].numel() * (8 + a["w"].numel() * a["w"].element_size()),
         flops=lambda a: a["dt"].numel() * a["w"].numel() * 20,
+        flops_bwd=lambda a: a["dt"].numel() * a["w"].numel() * 20,
     )
 )

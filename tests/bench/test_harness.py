@@ -40,6 +40,17 @@ def test_entry_names_cases_that_exist(name):
         assert set(mapping) <= {*entry.providers, *entry.missing, "reference"}
 
 
+@pytest.mark.parametrize("name", sorted(harness.REGISTRY))
+def test_entry_counts_its_work(name):
+    entry = harness.REGISTRY[name]
+    assert entry.bytes is not None
+    if entry.flops is not None and entry.grad and set(entry.timed_modes()) & {"bwd", "full"}:
+        assert entry.flops_bwd is not None
+    args = entry.make(entry.tiny_case()[1], "cpu", 0)
+    for count in (entry.bytes, entry.bytes_bwd, entry.flops, entry.flops_bwd):
+        assert count is None or count(args) > 0
+
+
 class FakeTime:
     """A clock of its own: `cost` is what a call of each provider takes."""
 
@@ -105,7 +116,8 @@ def test_times_ratio_and_rates():
     assert ours.gbps == pytest.approx(8 * 64 / 1e-3 / 1e9)
     assert ours.pct_copy == pytest.approx(10 * ours.gbps)
     assert ours.gflops == pytest.approx(64 / 1e-3 / 1e9)
-    assert rows[8].gbps is None, "bytes of the backward pass were not given"
+    assert rows[8].gbps == pytest.approx((8 + 4) * 64 / (1e3 * TICK) / 1e6), "the gradient is written as well"
+    assert rows[8].gflops is None, "operations of the backward pass were not given"
     assert rows[8].p50_ms == pytest.approx(1e3 * TICK), "the forward pass is outside the clock in bwd"
 
 
