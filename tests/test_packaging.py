@@ -20,7 +20,7 @@ PACKAGES = {
     "baselines": "gnnaccel/baselines",
     "bench": "gnnaccel/bench",
 }
-SHIPPED = {".py", ".typed", ".yaml", ".cu", ".cuh", ".h", ".cpp", ".html", ".css", ".js"}
+SHIPPED = {".py", ".typed", ".yaml", ".cu", ".cuh", ".h", ".cpp", ".html", ".css", ".js", ".json"}
 
 
 def run(*command: str | Path, **options) -> str:
