@@ -71,8 +71,8 @@ def fixed_style(salt: str = "gnnaccel", font: str = "path") -> AbstractContextMa
         "font.size": 10,
         "text.parse_math": False,
     }
-    style = {k: v for k, v in style.items() if k in mpl.rcParams and k not in ("date.epoch",)}
-    return mpl.rc_context(style)
+    known: Any = {k: v for k, v in style.items() if k in mpl.rcParams and k != "date.epoch"}
+    return mpl.rc_context(known)
 
 
 def save(figure: Any, path: Path, ground: str) -> None:
