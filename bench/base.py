@@ -17,14 +17,10 @@ SAME = {"cpu": ("device", "device_name", "simd", "cores"), "cuda": ("device", "d
 
 
 def device_class(environment: Mapping[str, Any], threads: int) -> str:
-    """Folder of a device's results: `cpu-2t`, `h100`, `rtx-4090`."""
+    """Folder of a device's results: `cpu-2t`, `h100-80gb-hbm3`."""
     if environment["device"] == "cpu":
         return f"cpu-{threads}t"
-    words = [
-        w for w in re.split(r"[\s-]+", environment["device_name"].lower()) if w not in ("nvidia", "geforce", "tesla")
-    ]
-    number = next((i for i, word in enumerate(words) if any(c.isdigit() for c in word)), len(words) - 1)
-    return "-".join(words[: number + 1])
+    return re.sub(r"[^a-z0-9]+", "-", environment["device_name"].lower().replace("nvidia", "")).strip("-") or "gpu"
 
 
 def difference(environment: Mapping[str, Any], base: Mapping[str, Any]) -> str:

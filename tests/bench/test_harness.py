@@ -17,7 +17,7 @@ TICK = 1e-6  # no call is instantaneous, not even on a fake clock
 RATES = {"copy_gbps": 10.0, "gemm_gflops": 100.0}
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # dynamo looks at it
+@pytest.mark.filterwarnings("ignore")  # peers and dynamo warn as they like; their results are what is checked here
 @pytest.mark.parametrize("name", sorted(harness.REGISTRY))
 def test_entry_is_right(name):
     """A tiny correctness-only pass of every entry, ours also on one thread and a peer through dynamo, so that none rots."""
