@@ -293,7 +293,7 @@ def command(document: Document) -> str:
         return str(document["command"])
     ops = list(dict.fromkeys(r["op"] for r in document["rows"]))
     kinds = {"scaling" if scaling(r) else "ops" if r["mode"] in OP_MODES else "models" for r in document["rows"]}
-    target = ops[0] if len(ops) == 1 else kinds.pop() if len(kinds) == 1 else "all"
+    target = " ".join(ops) if len(ops) <= 5 else kinds.pop() if len(kinds) == 1 else "all"
     env, settings = document["environment"], document.get("settings", {})
     threads = ",".join(map(str, settings.get("threads") or [env["threads"]]))
     words = ["gnnaccel bench", target, "--device cuda" if env["device"] == "cuda" else f"--threads {threads}"]

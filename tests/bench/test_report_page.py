@@ -145,8 +145,8 @@ def test_both_hold_every_row_and_every_section(written):
     for word in (
         "CPU X (AVX2)",
         "GPU Y, CUDA 13",
-        "gnnaccel bench all --threads 2",
-        "gnnaccel bench all --device cuda",
+        "scaling-fanout --threads 2",
+        "scaling-fanout --device cuda",
     ):
         assert word in page and word in text
 
@@ -284,14 +284,19 @@ def test_a_sweep_over_threads_shows_the_most():
     assert [(c.threads, len(c.lines["torch"])) for c in report_data.curves([doc])] == [("2 threads", 3)]
 
 
+def seven(mode):
+    return [r for i in range(7) for r in rows_of(f"op{i}", mode=mode)]
+
+
 @pytest.mark.parametrize(
     ("rows", "settings", "want"),
     [
         (rows_of(), {}, "gnnaccel bench an_op --threads 2"),
-        (rows_of() + rows_of("b"), {"threads": [1, 2]}, "gnnaccel bench ops --threads 1,2"),
-        (scaling_rows() + scaling_rows("dim"), {"quick": True}, "gnnaccel bench scaling --threads 2 --quick"),
-        (rows_of(mode="train") + rows_of("b", mode="step"), {"data": "wiki"}, "gnnaccel bench models --threads 2 --data wiki"),
-        (rows_of() + rows_of("b", mode="step"), {}, "gnnaccel bench all --threads 2"),
+        (rows_of() + rows_of("b", mode="step"), {"data": "wiki"}, "gnnaccel bench an_op b --threads 2 --data wiki"),
+        (seven("fwd"), {"threads": [1, 2]}, "gnnaccel bench ops --threads 1,2"),
+        ([r for i in range(7) for r in scaling_rows(f"{i}")], {"quick": True}, "gnnaccel bench scaling --threads 2 --quick"),
+        (seven("step"), {}, "gnnaccel bench models --threads 2"),
+        (seven("fwd") + rows_of("b", mode="step"), {}, "gnnaccel bench all --threads 2"),
     ],
 )  # fmt: skip
 def test_the_line_that_repeats_a_run(rows, settings, want):
