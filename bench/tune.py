@@ -3,8 +3,8 @@
     python -m gnnaccel.bench.tune                     # every kernel; prints what it finds
     python -m gnnaccel.bench.tune gather_rows_fwd --write
 
-A candidate is timed only if it compiles and its result is that of the default, give or take rounding. Candidates of a kernel take
-turns. `--write` puts the fastest into kernels/triton/tuning.json if it is at least 3 % faster than the default.
+A candidate is timed only if it compiles and its result is that of the default, give or take rounding. Candidates of a kernel
+take turns. `--write` puts the fastest into kernels/triton/tuning.json if it is at least 3 % faster than the default.
 """
 
 from __future__ import annotations
