@@ -6,6 +6,7 @@ of `Schedule`, to the bit. Positives among candidates are bits. Losses are kept 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +25,17 @@ from gnnaccel.train.settings import ConfigError
 if TYPE_CHECKING:
     from gnnaccel.train.kg.trainer import Schedule
 
+log = logging.getLogger("gnnaccel.train")
 CAPACITY = 32  # steps between looks at the losses
 
 
-def obstacle(config: KGConfig, device: torch.device) -> str | None:
-    """Why a step cannot be captured; None if it can."""
-    if device.type != "cuda":
-        return f"the tables are on {device}, not on a CUDA device"
+def wanted(mode: str, device: torch.device) -> bool:
+    """Whether `train.capture` asks for the step; on CPU it is called without being recorded."""
+    return mode == "on" or (mode == "auto" and device.type == "cuda")
+
+
+def obstacle(config: KGConfig) -> str | None:
+    """Why there is no step of fixed shapes; None if there is."""
     if config.model.name in MATRICES:
         return f"{config.model.name} reads the matrix of each relation once, and how many a batch has differs"
     if config.negatives.mode == "all":
@@ -41,16 +46,21 @@ def obstacle(config: KGConfig, device: torch.device) -> str | None:
 
 
 def static_step(step: TrainStep, schedule: Schedule) -> StaticStep | None:
-    """The step to replay, or None where `train.capture` or an obstacle says no.
+    """The step that a GPU replays, as `train.capture` wants it; None for the ordinary one.
 
     Raises:
-        ConfigError: `train.capture` is 'on' and there is an obstacle.
+        ConfigError: `train.capture` is "on" and there is an obstacle.
     """
-    capture = step.config.train.capture
-    reason = obstacle(step.config, step.model.entity.device)
-    if capture == "on" and reason is not None:
-        raise ConfigError(f"setting train.capture: must be 'auto' or 'off', {reason}")
-    return StaticStep(step, schedule) if capture != "off" and reason is None else None
+    mode = step.config.train.capture
+    if not wanted(mode, step.model.entity.device):
+        return None
+    reason = obstacle(step.config)
+    if reason is None:
+        return StaticStep(step, schedule)
+    if mode == "on":
+        raise ConfigError(f"train.capture=on cannot serve these settings: {reason}")
+    log.warning("steps are not captured in a CUDA graph (train.capture=auto): %s", reason)
+    return None
 
 
 class StaticStep:

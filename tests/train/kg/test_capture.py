@@ -54,7 +54,7 @@ def trainer(kg, folder, *settings, **options):
 @pytest.fixture
 def as_if_captured(monkeypatch):
     """The static step on CPU, where it is called and not recorded."""
-    monkeypatch.setattr(static, "obstacle", lambda config, device: None)
+    monkeypatch.setattr(static, "wanted", lambda mode, device: True)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -62,7 +62,7 @@ def test_it_trains_to_the_bits_of_the_ordinary_step(kg, tmp_path, monkeypatch, n
     losses, ends = [], []
     for capture in (False, True):
         if capture:
-            monkeypatch.setattr(static, "obstacle", lambda config, device: None)
+            monkeypatch.setattr(static, "wanted", lambda mode, device: True)
         seen = []
         run = trainer(
             kg, tmp_path / str(capture), *VARIANTS[name], on_step=lambda i, loss, seen=seen: seen.append(loss)
@@ -135,7 +135,9 @@ def test_obstacles(kg, tmp_path):
     cuda = torch.device("cuda")
 
     def why(*settings):
-        return static.obstacle(config_of(*settings), cuda)
+        return static.obstacle(config_of(*settings))
+
+    assert [static.wanted(mode, cuda) for mode in ("auto", "on", "off")] == [True, True, False]
 
     assert why() is None and why(*VARIANTS["known"]) is None
     assert "matrix of each relation" in why("model.name=rescal")
@@ -143,10 +145,9 @@ def test_obstacles(kg, tmp_path):
     assert "overlaps" in why("train.staleness=1")
     assert trainer(kg, tmp_path).static is None
     assert trainer(kg, tmp_path, "train.capture=off").static is None
-    with pytest.raises(
-        ConfigError, match=r"train.capture: must be 'auto' or 'off', the tables are on cpu, not on a CUDA"
-    ):
-        trainer(kg, tmp_path, "train.capture=on")
+    assert trainer(kg, tmp_path, "train.capture=on").static is not None
+    with pytest.raises(ConfigError, match=r"train.capture=on cannot serve these settings: rescal reads the matrix"):
+        trainer(kg, tmp_path, "model.name=rescal", "train.capture=on")
 
 
 @pytest.mark.parametrize("N", [1, 31, 32, 33, 64, 100])
