@@ -143,6 +143,7 @@ class OurContender:
         batch_size: int,
         preset: str = "tgn",
         sizes: Mapping[str, Any] | None = None,
+        capture: str = "auto",
     ) -> None:
         from gnnaccel.train.config import load_config
         from gnnaccel.train.link import LinkTask
@@ -153,6 +154,7 @@ class OurContender:
             "train.batch_size": batch_size,
             "train.learning_rate": LEARNING_RATE,
             "train.seed": settings.seed,
+            "train.capture": capture,
         }
         config = load_config(preset, overrides=[f"{key}={value}" for key, value in values.items()])
         self.task = LinkTask.create(config, stream.events, settings.device)
@@ -172,6 +174,11 @@ class OurContender:
         if self.static is not None:
             return float(self.static(slice(lo, hi), 0, lo // self.batch_size))
         return float(self.step(self.task, self.optimizer, slice(lo, hi), 0, lo // self.batch_size, self.timer))
+
+
+def launched(stream: Stream, settings: Settings, batch_size: int) -> OurContender:
+    """Ours kernel by kernel, without a CUDA graph."""
+    return OurContender(stream, settings, batch_size, capture="off")
 
 
 CONTENDERS: dict[str, Callable[[Stream, Settings, int], Contender]] = {"gnnaccel": OurContender, "pyg": PyGContender}
@@ -275,7 +282,8 @@ def _size(runner: Runner, stream: Stream, batches: Sequence[tuple[int, int]], ca
     settings = runner.settings
     threads = torch.get_num_threads()
     contenders: dict[str, Contender] = {}
-    for name, build in CONTENDERS.items():
+    more = {"not captured": launched} if settings.device.type == "cuda" else {}
+    for name, build in {**CONTENDERS, **more}.items():
         try:
             contenders[name] = build(stream, settings, size)
         except ImportError as error:

@@ -208,3 +208,15 @@ def test_one_segment_end_to_end():
     assert {r.provider for r in rows} == {"gnnaccel", "pyg"}
     assert [f"{r.provider}: {r.detail}" for r in rows if r.gate != "ok"] == []
     assert all(r.p50_ms is None for r in rows)
+
+
+def test_steps_launched_one_by_one_and_padded_ones_learn_alike():
+    """On a GPU the one is captured; here both are called."""
+    settings = Settings(correctness_only=True)
+    stream = tgn.load_stream(None, settings)
+    on, off = tgn.OurContender(stream, settings, 200, capture="on"), tgn.launched(stream, settings, 200)
+    assert on.static is not None and off.static is None
+    for contender in (on, off):
+        contender.reset()
+    losses = [[c.train(lo, lo + 200) for lo in (0, 200, 400)] for c in (on, off)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
