@@ -35,7 +35,6 @@ class FusedAdam(torch.optim.Adam):
             [{"params": params}], lr=lr, weight_decay=weight_decay, fused=True, capturable=capturable
         )  # a group may be empty, a bare list not
         self._step_supports_amp_scaling = False  # `GradScaler` then unscales the gradients itself
-        self._warned_capturable_if_run_uncaptured = True  # fused, being capturable costs nothing: no need to warn
 
     @torch.no_grad()
     def prepare(self) -> list[Tensor]:
