@@ -11,6 +11,7 @@ from torch import Tensor
 from gnnaccel.ops import _kg_loss as rows_of
 from gnnaccel.ops._kg_loss import LOSSES
 from gnnaccel.ops._kg_project import kg_project
+from gnnaccel.ops._library import on_host
 from gnnaccel.ops.gather_rows import gather_rows
 from gnnaccel.ops.kg_score import KINDS, _check_entities, _check_relations
 
@@ -68,7 +69,7 @@ def _check_bits(bits: Tensor, B: int, N: int) -> tuple[Tensor | None, Tensor]:
         raise TypeError(f"kg_loss: exclude must be int32 bits, got {bits.dtype}")
     if tuple(bits.shape) != (B, -(-N // 32)):
         raise ValueError(f"kg_loss: exclude must be bits [{B}, {-(-N // 32)}], got {list(bits.shape)}")
-    return (None, bits) if bits.is_cuda else rows_of.rows_of_bits(bits)
+    return rows_of.rows_of_bits(bits) if on_host(bits) else (None, bits)
 
 
 def _check_rows(B: int, weight: Tensor | None, exclude: Exclude | None) -> None:

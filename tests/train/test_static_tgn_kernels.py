@@ -46,7 +46,7 @@ class OnGpu(no_sync):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         space, _, name = func._schema.name.partition("::")
         name = name if func._overloadname == "default" else f"{name}.{func._overloadname}"
-        if space == "gnnaccel" and not name.startswith("temporal_sample"):
+        if space == "gnnaccel" and not name.startswith(("temporal_sample", "neighbor_sample")):
             self.seen.add(name)
             serves = IMPLS.get((name, "CUDA")) or IMPLS[name, "CompositeExplicitAutograd"]
             with self:

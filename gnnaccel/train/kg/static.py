@@ -222,7 +222,7 @@ class StaticStep:
         """Note the loss; of a step that has become NaN or infinite nothing is learnt: no row has the id -1."""
         self.losses.index_copy_(0, self.slot, loss.view(1).to(self.losses.dtype))
         self.slot.add_(1)
-        if self.device.type != "cuda":
+        if self.device.type == "cpu":  # where the op refuses -1
             return
         warming = self._warming and not torch.cuda.is_current_stream_capturing()
         good = loss.isfinite() & (not warming)

@@ -1,10 +1,11 @@
 """GraphSAGE's step of fixed size: the ordinary step's draws and results, without ever waiting for a GPU."""
 
-import os
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gnnaccel.data.nodes import load_nodes
 from gnnaccel.graph import sample_hops
@@ -15,6 +16,7 @@ from gnnaccel.train.gnn.static import StaticStep, rooms
 from gnnaccel.train.pipeline import Pipeline
 from gnnaccel.train.settings import ConfigError
 from gnnaccel.train.trainer import StageTimer, Trainer, learn, make_optimizer
+from tests.harness import INTERPRET, served_by
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +137,47 @@ def test_the_trainer_runs_it(data, tmp_path, monkeypatch):
         step.load(slice(0, 60), 0, 0)
 
 
+@pytest.mark.skipif(INTERPRET, reason="not about the kernels")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_all_of_the_step_is_on_the_device(data, monkeypatch, variant):
+    """On "meta" for want of CUDA: what is left on the host shows, and that every op has an implementation there."""
+    triton = pytest.importorskip("triton")
+    from tests.train.test_static_tgn_kernels import OnGpu
+
+    launched, task = [], task_of(data, variant)
+    task.model.train()
+
+    def launch(kernel, *args, grid, warmup, **options):
+        tensors = [t for t in (*args, *options.values()) if isinstance(t, torch.Tensor)]
+        assert {t.device.type for t in tensors} == {"meta"}, kernel.fn.__name__
+        launched.append(kernel.fn.__name__)
+
+    def moved(x):
+        return None if x is None else torch.empty(x.shape, dtype=x.dtype, device="meta")
+
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", launch)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)  # knows no such device
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for module in task.model.modules():
+            for name, p in module._parameters.items():
+                module._parameters[name] = None if p is None else torch.nn.Parameter(moved(p))
+        g = task.graph
+        arrays = {k: moved(getattr(g, k)) for k in ("indptr", "nbr", "eid", "relation", "weight")}
+        task.graph = SimpleNamespace(num_nodes=g.num_nodes, **arrays)
+        task.x, task.scale, task.device = moved(task.x), moved(task.scale), torch.device("meta")
+        step = StaticStep(task, make_optimizer(task), capture=False)
+        with OnGpu():
+            loss = step._step()
+    assert loss.shape == () and loss.device.type == "meta"
+    kind = "max" if variant == "max" else "sum"
+    assert {"unique_nodes_insert_kernel", f"gather_aggregate_{kind}_kernel"} <= set(launched)
+
+
 @pytest.mark.interpret
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET", "0") in ("", "0"), reason="about the Triton kernels")
+@pytest.mark.skipif(not INTERPRET, reason="about the Triton kernels")
 def test_the_cuda_implementations_never_wait(monkeypatch):
     from torch.utils._python_dispatch import _disable_current_modes
     from triton.runtime.interpreter import GridExecutor
-
-    from tests.harness import served_by
 
     run = GridExecutor.__call__
 

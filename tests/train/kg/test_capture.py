@@ -5,6 +5,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gnnaccel.data.kg import load
 from gnnaccel.ops._kg_loss import count_bits, pack_bits, rows_of_bits
@@ -163,6 +164,41 @@ def test_bits(N):
     indptr, position = rows_of_bits(words)
     assert torch.equal(indptr, torch.cat([torch.zeros(1, dtype=torch.int64), mask.sum(1).cumsum(0)]))
     assert torch.equal(position, mask.nonzero()[:, 1])
+
+
+@pytest.mark.skipif(INTERPRET, reason="not about the kernels")
+@pytest.mark.parametrize("name", ["constant", "traces", "degree", "in_batch", "half", "inverse"])
+def test_on_tensors_of_a_gpu(kg, tmp_path, as_if_captured, monkeypatch, name):
+    """On "meta" for want of CUDA: what is left on the host shows, and that every op has an implementation there."""
+    triton = pytest.importorskip("triton")
+    from tests.train.test_static_tgn_kernels import OnGpu
+
+    launched, step = [], trainer(kg, tmp_path, *VARIANTS[name]).static
+
+    def launch(kernel, *args, grid, warmup, **options):
+        tensors = [t for t in (*args, *options.values()) if isinstance(t, torch.Tensor)]
+        assert {t.device.type for t in tensors} == {"meta"}, kernel.fn.__name__
+        launched.append(kernel.fn.__name__)
+
+    def moved(x):
+        return None if x is None else torch.empty(x.shape, dtype=x.dtype, device="meta")
+
+    monkeypatch.setattr(triton.runtime.jit.JITFunction, "run", launch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        step.device = torch.device("meta")
+        for what in ("at", "slot", "losses", "order", "weight"):
+            setattr(step, what, moved(getattr(step, what)))
+        step.columns, step.total = [moved(x) for x in step.columns], [moved(x) for x in step.total]
+        inner = step.step
+        inner.tables = inner.optimizer.tables = {k: moved(v) for k, v in inner.tables.items()}
+        inner.optimizer.state = {k: [moved(x) for x in v] for k, v in inner.optimizer.state.items()}
+        with OnGpu():
+            for sides in {step.schedule.sides(i) for i in range(2)}:
+                update = step.body(sides)
+            if not step.inside:
+                inner.apply(update)
+    assert {"kg_draw_kernel", "kg_loss_fwd_kernel", "kg_loss_bwd_kernel", "gather_rows_fwd_kernel"} <= set(launched)
+    assert any(k.startswith("sparse_ad") for k in launched)
 
 
 @pytest.fixture
