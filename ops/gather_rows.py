@@ -20,7 +20,7 @@ def check_reachable(owner: str, tensors: dict[str, Tensor | None], ids: Tensor) 
     """The GPU reads pinned host memory in place, and no other memory of the host."""
     for name, x in tensors.items():
         if x is not None and x.device != ids.device and not (ids.is_cuda and x.is_pinned()):
-            raise ValueError(f"{owner}: {name} must be on {ids.device} like the ids, or pinned, got {x.device}")
+            raise ValueError(f"{owner}: {name} must be on {ids.device} like ids, or pinned, got {x.device}")
 
 
 @impl("gather_rows", "CUDA")

@@ -99,7 +99,7 @@ def test_memory_that_a_gpu_cannot_read_is_refused():
         ids, table = torch.empty(3, dtype=torch.int64, device="cuda"), torch.empty(4, 2, device="cuda")
         check_reachable("op", {"table": table, "scale": None}, ids)
         elsewhere = torch.empty(4, 2, device="meta")
-    with pytest.raises(ValueError, match="op: scale must be on cuda:0 like the ids, or pinned, got meta"):
+    with pytest.raises(ValueError, match="op: scale must be on cuda:0 like ids, or pinned, got meta"):
         check_reachable("op", {"table": table, "scale": elsewhere}, ids)
 
 
@@ -122,7 +122,7 @@ def test_on_a_gpu_rows_are_read_in_place(dtype):
     assert torch.equal(most.cpu(), ga.gather_aggregate(table, ids, reduce="max", scale=scale))
     whole = TableRows(pinned, None, where, device=torch.device("cuda")).gather(slice(3, 9))
     assert whole.is_cuda and torch.equal(whole.cpu(), TableRows(table, None, scale).gather(slice(3, 9)))
-    with pytest.raises(ValueError, match="table must be on cuda:0 like the ids, or pinned, got cpu"):
+    with pytest.raises(ValueError, match="table must be on cuda:0 like ids, or pinned, got cpu"):
         ga.gather_aggregate(table, ids.cuda(), scale=where)
 
 
