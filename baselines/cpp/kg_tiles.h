@@ -106,14 +106,18 @@ class TileScorer {
     // Rows ids[0..n), or first..first + n.
     void load(const int64_t* ids, int64_t first, int64_t n) {
       n_ = n;
-      A* to = s_.matrix_ ? before_.get() : rows_.get();
-      for (int64_t j = 0; j < n; ++j) {
-        const T* from = s_.table_ + (ids ? ids[j] : first + j) * s_.D_;
-        for (int64_t k = 0; k < s_.D_; ++k) to[j * s_.D_ + k] = static_cast<A>(from[k]);
+      source_ = in_place(ids, first);
+      if (!source_) {
+        A* to = s_.matrix_ ? before_.get() : rows_.get();
+        for (int64_t j = 0; j < n; ++j) {
+          const T* from = s_.table_ + (ids ? ids[j] : first + j) * s_.D_;
+          for (int64_t k = 0; k < s_.D_; ++k) to[j * s_.D_ + k] = static_cast<A>(from[k]);
+        }
+        if (s_.matrix_)
+          gemm_panels<A>(n, left_rows<A>(to, s_.D_), s_.through_, 0, s_.matrix_->count(), rows_.get(), s_.K_, {});
+        source_ = rows_.get();
       }
-      if (s_.matrix_)
-        gemm_panels<A>(n, left_rows<A>(to, s_.D_), s_.through_, 0, s_.matrix_->count(), rows_.get(), s_.K_, {});
-      const A* packed = rows_.get();
+      const A* packed = source_;
       if (s_.centred()) s_.centre(packed, n, before_.get(), norms_.get()), packed = before_.get();
       const int64_t nr = s_.columns();
       for (int64_t p = 0; p < panels_of(n, nr); ++p)
@@ -137,13 +141,21 @@ class TileScorer {
         A* row = out + i * kTileCandidates;
         if (far_distances(q.norms[i], norms_.get(), n_, s_.gamma_, row) == 0) continue;
         for (int64_t j = 0; j < n_; ++j)
-          if (row[j] != row[j]) row[j] = score_of_pair(s_.kind_, q.rows + i * K, rows_.get() + j * K, K, s_.gamma_);
+          if (row[j] != row[j]) row[j] = score_of_pair(s_.kind_, q.rows + i * K, source_ + j * K, K, s_.gamma_);
       }
     }
 
    private:
+    // The rows as they lie in the table, where that is what is compared; else null.
+    const A* in_place(const int64_t* ids, int64_t first) const {
+      if constexpr (std::is_same_v<T, A>)
+        if (!ids && !s_.matrix_) return s_.table_ + first * s_.D_;
+      return nullptr;
+    }
+
     const TileScorer& s_;
     Scratch<A> rows_, before_, norms_, panels_;
+    const A* source_ = nullptr;  // what is compared: rows_, or rows of the table
     int64_t n_ = 0;
   };
 

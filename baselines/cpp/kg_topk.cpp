@@ -1,11 +1,13 @@
 // `kg_topk_queries`: the best k candidates of each query. Every task selects among its own candidates; the order of
 // results is total (score, then id), so that it does not matter who found them.
+#include "above_mask.h"
 #include "kg_tiles.h"
 
 namespace gnnaccel {
 namespace {
 
 constexpr int64_t kRangeBlocks = 1024 / kTileCandidates;  // of a task at least: every task starts a selection anew
+constexpr int64_t kTasks = 4;                             // of a thread, so that none waits long for the last
 constexpr int64_t kKept = int64_t{1} << 21;               // results that tasks may hold together, where queries are few
 
 template <class A>
@@ -22,27 +24,31 @@ template <class A>
 class Selection {
  public:
   void push(const A* s, int64_t n, int64_t j0, size_t k) {
-    int32_t above, below;
-    if (full_) {
-      count_sides(s, n, threshold_, above, below);
-      if (above == 0) return;  // an equal score comes after those that are here
-    }
-    for (int64_t j = 0; j < n; ++j) {
-      if (full_ ? !(s[j] > threshold_) : s[j] != s[j]) continue;
-      found_.push_back({s[j], j0 + j});
-      if (found_.size() < 2 * k) continue;
-      cut(k);
-      threshold_ = found_[k - 1].score;
-      full_ = true;
+    int64_t j = 0;
+    for (; j < n && !full_; ++j)
+      if (s[j] == s[j]) add(s[j], j0 + j, k);
+    for (; j < n; j += kMaskBits) {
+      // an equal score comes after those that are here
+      uint64_t above = above_mask(s + j, std::min(n - j, kMaskBits), threshold_);
+      for (; above != 0; above &= above - 1) {
+        const int64_t at = j + __builtin_ctzll(above);
+        if (s[at] > threshold_) add(s[at], j0 + at, k);  // the threshold may have risen since
+      }
     }
   }
   std::vector<Found<A>>& found() { return found_; }
 
  private:
-  void cut(size_t k) {
+  void add(A score, int64_t position, size_t k) {
+    if (found_.empty()) found_.reserve(std::min(2 * k, kAtOnce));
+    found_.push_back({score, position});
+    if (found_.size() < 2 * k) return;
     std::nth_element(found_.begin(), found_.begin() + static_cast<std::ptrdiff_t>(k) - 1, found_.end());
     found_.resize(k);
+    threshold_ = found_[k - 1].score;
+    full_ = true;
   }
+  static constexpr size_t kAtOnce = 256;
   std::vector<Found<A>> found_;
   A threshold_ = 0;
   bool full_ = false;
@@ -53,8 +59,9 @@ template <class T, class A = acc_t<T>>
 void topk_group(const TileScorer<T>& scorer, const TileQueries<A>& q, int64_t b0, const LeftOut& left,
                 const TileCandidates& candidates, int64_t k, int64_t* ids, A* scores) {
   const int64_t m = q.m, parts = (m + kTileQueries - 1) / kTileQueries;
-  // few queries: their candidates are divided
-  const int64_t wanted = std::max<int64_t>(std::min(kTileRanges / parts, kKept / (m * k)), 1);
+  // few queries: their candidates are divided. Results do not depend on it, so that it may depend on the threads.
+  const int64_t tasks = kTasks * static_cast<int64_t>(torch::stable::get_num_threads());
+  const int64_t wanted = std::max<int64_t>(std::min(tasks / parts, kKept / (m * k)), 1);
   const int64_t blocks = candidates.blocks(), each = std::max((blocks + wanted - 1) / wanted, kRangeBlocks);
   const int64_t ranges = (blocks + each - 1) / each;
   std::vector<Selection<A>> selections(static_cast<size_t>(ranges * m));
