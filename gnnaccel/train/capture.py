@@ -102,7 +102,7 @@ class CapturedStep:
                 torch.cuda.synchronize()
                 with torch.cuda.graph(graph, stream=stream):
                     self.result = self.fn()
-            except RuntimeError as error:
+            except Exception as error:  # the compilers of kernels have errors of their own
                 raise CaptureError(_blame(error)) from error
             finally:
                 torch.cuda.synchronize()

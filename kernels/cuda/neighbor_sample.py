@@ -48,7 +48,7 @@ def neighbor_sample(
 
     `counters`, int64 `[2]`, takes the places of epoch and batch.
     """
-    import cupy
+    from gnnaccel.kernels.cuda._stream import torch_stream
 
     roots, slots, device = nodes.shape[0], sum(fanout), nbr.device
     out_nbr, out_eid = nbr.new_empty((roots, slots)), nbr.new_empty((roots if edge_ids else 0, slots))
@@ -67,7 +67,6 @@ def neighbor_sample(
     )
     pointers = (0 if x is None or x.numel() == 0 else x.data_ptr() for x in tensors)
     kernel = _kernel(device.index, NAMES[nbr.dtype])
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
-    with cupy.cuda.Device(device.index), stream:
+    with torch_stream(device):
         kernel(((roots + BLOCK_ROOTS - 1) // BLOCK_ROOTS,), (THREADS,), (*pointers, *(int(x) for x in scalars)))
     return out_nbr, out_eid, out_count, out_relation, out_weight

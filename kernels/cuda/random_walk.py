@@ -38,7 +38,7 @@ def random_walk(
     offset: int,
 ) -> Tensor:
     """The op's arguments and result; everything contiguous and on one device."""
-    import cupy
+    from gnnaccel.kernels.cuda._stream import torch_stream
 
     walks, device = start.shape[0], nbr.device
     out = nbr.new_empty((walks, length + 1))
@@ -49,8 +49,7 @@ def random_walk(
         *(indptr.shape[0] - 1, walks, length, start.dtype == torch.int64),
         *(back, near, away, restart, sorted_rows, seed, epoch, offset),
     )
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(device).cuda_stream, device.index)
-    with cupy.cuda.Device(device.index), stream:
+    with torch_stream(device):
         kernel = _kernel(device.index, NAMES[nbr.dtype])
         kernel(((walks + THREADS - 1) // THREADS,), (THREADS,), (*pointers, *(int(x) for x in scalars)))
     return out

@@ -64,7 +64,7 @@ def temporal_sample(
 
     `counters`, int64 `[4]`, takes the places of epoch, batch, bound_t and bound_eid.
     """
-    import cupy
+    from gnnaccel.kernels.cuda._stream import torch_stream
 
     roots = nodes.shape[0]
     out_nbr, out_eid = nbr.new_empty((roots, fanout)), eid.new_empty((roots, fanout))
@@ -81,7 +81,6 @@ def temporal_sample(
     )
     pointers = (0 if x is None or x.numel() == 0 else x.data_ptr() for x in tensors)
     kernel = _kernel(t.device.index, NAMES[nbr.dtype, t.dtype])
-    stream = cupy.cuda.ExternalStream(torch.cuda.current_stream(t.device).cuda_stream, t.device.index)
-    with cupy.cuda.Device(t.device.index), stream:
+    with torch_stream(t.device):
         kernel(((roots + BLOCK_ROOTS - 1) // BLOCK_ROOTS,), (THREADS,), (*pointers, *(int(x) for x in scalars)))
     return out_nbr, out_eid, out_dt, out_count, out_t

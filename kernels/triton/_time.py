@@ -27,9 +27,11 @@ def _sin_quarter(g):
 @triton.jit
 def cos_turns(f, ACC: tl.constexpr):
     """cos(2 pi f) for |f| <= 1/2, absolute error about 1e-7 in float32."""
+    # else: the compiler wants one type of all returns that it comes to
     if ACC == tl.float64:
         return tl.cos(f.to(tl.float64) * 6.283185307179586)
-    return _sin_quarter(0.25 - tl.abs(f.to(tl.float32)))
+    else:
+        return _sin_quarter(0.25 - tl.abs(f.to(tl.float32)))
 
 
 @triton.jit
@@ -37,6 +39,7 @@ def sin_turns(f, ACC: tl.constexpr):
     """sin(2 pi f) for |f| <= 1/2, absolute error about 1e-7 in float32."""
     if ACC == tl.float64:
         return tl.sin(f.to(tl.float64) * 6.283185307179586)
-    g = tl.abs(f.to(tl.float32))
-    s = _sin_quarter(tl.minimum(g, 0.5 - g))
-    return tl.where(f < 0, -s, s)
+    else:
+        g = tl.abs(f.to(tl.float32))
+        s = _sin_quarter(tl.minimum(g, 0.5 - g))
+        return tl.where(f < 0, -s, s)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET", "0") not in ("", "0"):
     pytest.skip("the interpreter replaces the compiler in this process", allow_module_level=True)
+
+import triton.language as tl
 
 from gnnaccel.kernels.aot import KernelSpec, compile_kernel, main, specs
 
@@ -26,6 +29,21 @@ def test_compiles_without_spills(spec: KernelSpec, capability: int) -> None:
     assert used.shared <= 99 * 1024
     if spec.vector_loads:
         assert "ld.global.v4" in used.ptx or "ld.global.v2.b64" in used.ptx, "no 128-bit loads"
+
+
+def in_float64(spec: KernelSpec) -> KernelSpec:
+    signature = {n: "*fp64" if t in ("*fp32", "*fp16", "*bf16") else t for n, t in spec.signature.items()}
+    constexprs = {n: tl.float64 if v is tl.float32 else v for n, v in spec.constexprs.items()}
+    return replace(spec, name=f"{spec.name}_float64", signature=signature, constexprs=constexprs)
+
+
+TIMED = ("time_encode", "temporal_attention", "mailbox_attention", "memory_update_gather")
+
+
+@pytest.mark.parametrize("spec", [in_float64(s) for s in specs() if s.name.startswith(TIMED)], ids=lambda s: s.name)
+def test_kernels_with_time_compile_in_float64(spec: KernelSpec) -> None:
+    """Another branch of the same source, which the interpreter types less strictly than the compiler."""
+    assert compile_kernel(spec, 90).registers > 0
 
 
 def test_the_report_says_what_a_kernel_costs(capsys):

@@ -161,7 +161,9 @@ def on_host(tmp_path_factory):
     # what the launcher asks of CuPy and of torch.cuda
     cupy = types.SimpleNamespace(
         RawModule=lambda code, options: types.SimpleNamespace(get_function=kernel),
-        cuda=types.SimpleNamespace(Device=lambda i: nullcontext(), ExternalStream=lambda stream, i: nullcontext()),
+        cuda=types.SimpleNamespace(
+            Device=lambda i: nullcontext(), Stream=types.SimpleNamespace(from_external=lambda stream: nullcontext())
+        ),
     )
     stream = types.SimpleNamespace(cuda_stream=0)
 
@@ -210,3 +212,25 @@ def test_the_kernel_on_the_host_gives_the_ops_bits(on_host, ids, time):
                 want, got = on_host(*args, counters=counters)
             for x, y in zip(want, got, strict=True):
                 assert torch.equal(x, y)
+
+
+def test_streams_of_either_cupy():
+    """CuPy 14 deprecates the class that earlier ones have."""
+    from gnnaccel.kernels.cuda._stream import torch_stream
+
+    seen, stream = [], types.SimpleNamespace(cuda_stream=17)
+
+    def enter(*made):
+        seen.append(made)
+        return nullcontext()
+
+    new = types.SimpleNamespace(Device=lambda i: enter(i), Stream=types.SimpleNamespace(from_external=enter))
+    old = types.SimpleNamespace(Device=lambda i: enter(i), Stream=object, ExternalStream=enter)
+    for cuda, want in ((new, (stream,)), (old, (17, 3))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=cuda))
+            patch.setattr(torch.cuda, "current_stream", lambda device: stream)
+            with torch_stream(torch.device("cuda", 3)):
+                pass
+        assert len(seen) == 2 and want in seen and (3,) in seen
+        seen.clear()

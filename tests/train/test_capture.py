@@ -129,6 +129,18 @@ def test_of_a_chain_of_errors_the_first_is_told(monkeypatch):
         CapturedStep(fails, device="cuda")()
 
 
+def test_a_kernel_that_does_not_compile_is_told_too(monkeypatch):
+    class CompilationError(Exception):
+        pass
+
+    def fails():
+        raise CompilationError("at 3:4: no such operand")
+
+    PretendCuda(Counter()).install(monkeypatch)
+    with pytest.raises(CaptureError, match="no such operand"):
+        CapturedStep(fails, device="cuda")()
+
+
 X = torch.arange(6.0)
 IDS = torch.tensor([3, 1, 3, -1])
 

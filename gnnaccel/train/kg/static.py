@@ -119,11 +119,19 @@ class StaticStep:
 
     def prepare(self, first: int, last: int) -> None:
         """Record the graphs of steps from `first` to `last` now; `CaptureError` where that fails. Nothing is learnt."""
-        for number in range(first, min(first + 2, last)):  # both sides, if they alternate
-            if self.schedule.sizes[number % self.schedule.per_epoch] == self.size:
+        self.slot.zero_()  # recording notes losses
+        graphs = 2 if self.step.config.negatives.sides == "alternate" else 1
+        for number in range(first, min(first + graphs * self.schedule.per_epoch, last)):
+            whole = self.schedule.sizes[number % self.schedule.per_epoch] == self.size
+            if not whole or self.schedule.sides(number) in self._steps:
+                continue
+            try:
                 self._captured(number).record()
+            finally:
                 self._where = -1, -1  # recording does not count
                 self._warming = False
+            if len(self._steps) == graphs:
+                break
 
     def _ordinary(self, number: int) -> None:
         batch = self.schedule(number).to(self.device)

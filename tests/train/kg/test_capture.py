@@ -263,3 +263,16 @@ def test_on_a_gpu_replays_train_to_the_bits_of_the_ordinary_step(kg, tmp_path, n
         ends.append(load_checkpoint(tmp_path / capture / "checkpoint.pt", "cpu")["model"])
     assert losses[0] == losses[1]
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])
+
+
+@pytest.mark.parametrize("sides", ["alternate", "both"])
+def test_every_graph_is_recorded_before_the_first_step(kg, tmp_path, as_if_captured, monkeypatch, sides):
+    """Also where the next steps are an epoch's short last batch and one side alone; and with room for the losses."""
+    run = trainer(kg, tmp_path, f"negatives.sides={sides}", "negatives.mask=none")
+    step, places = run.static, []
+    assert step.schedule.sizes[-1] < step.size
+    monkeypatch.setattr(static.CapturedStep, "record", lambda captured: places.append(int(step.slot)))
+    step.slot.fill_(step.capacity)
+    step.prepare(step.schedule.per_epoch - 1, step.schedule.total)
+    want = {("tail",), ("head",)} if sides == "alternate" else {("tail", "head")}
+    assert set(step._steps) == want and places == [0] * len(want) and not step._warming
