@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,9 @@ from gnnaccel.bench.timing import cpu_threads
 #: Largest error relative to the largest value of the reference. Above rounding noise of the longest reductions here, and far
 #: below what a wrong formula gives; ops are held to tighter bounds by their tests.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+#: Values compared at a time, so that gigabytes of results on a GPU do not need several times their size in float64.
+PART = 1 << 24
 
 
 def _oracle_args(args: Args) -> Args:
@@ -64,20 +67,45 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def _parts(a: Tensor, b: Tensor, part: int) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(a.reshape(-1).split(part), b.reshape(-1).split(part), strict=True)
+
+
+def differing(a: Tensor, b: Tensor, part: int = PART) -> int:
+    """How many values differ, of two tensors of one shape on one device."""
+    wrong = torch.zeros((), dtype=torch.int64, device=a.device)
+    for x, y in _parts(a, b, part):
+        wrong += (x != y).sum()
+    return int(wrong)
+
+
+def furthest(a: Tensor, b: Tensor, part: int = PART) -> tuple[float, float]:
+    """The largest difference, and the largest value of `b`, in float64 where both lie; not a number if one is none.
+
+    Two numbers are all that the host reads. No values: 0 and 0.
+    """
+    most = torch.zeros(2, dtype=torch.float64, device=a.device)
+    for x, y in _parts(a, b, part):
+        if x.numel():
+            x, y = x.double(), y.double()
+            most = torch.maximum(most, torch.stack([(x - y).abs().max(), y.abs().max()]))  # NaN stays NaN in both
+    error, scale = most.tolist()
+    return error, scale
+
+
 def _disagreement(got: Tensor, want: Tensor, tol: float | None) -> str | None:
     if got.shape != want.shape:
         return f"shape {list(got.shape)}, expected {list(want.shape)}"
     if got.dtype.is_floating_point != want.dtype.is_floating_point:
         return f"dtype {_name(got.dtype)}, expected {'a floating one' if want.dtype.is_floating_point else 'integers'}"
-    a, b = got.cpu(), want.cpu()
+    a, b = (got, want) if got.device == want.device else (got.cpu(), want.cpu())
     if not got.dtype.is_floating_point:
-        wrong = int((a != b).sum())
+        wrong = differing(a, b)
         return f"{wrong} of {a.numel()} values differ" if wrong else None
     if a.numel() == 0:
         return None
     limit = tol if tol is not None else max(TOLERANCE.get(a.dtype, 2e-4), TOLERANCE.get(b.dtype, 2e-4))
-    a, b = a.double(), b.double()
-    error, scale = (a - b).abs().max().item(), b.abs().max().item()
+    error, scale = furthest(a, b)
     if not error <= limit * max(scale, 1e-6):  # also catches NaN
         return f"error {error:.2e} on values up to {scale:.2e} (allowed {limit:.0e} of that)"
     return None
