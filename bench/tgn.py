@@ -202,15 +202,26 @@ def race(
     *,
     segment: int = SEGMENT,
     now: Callable[[], float] = time.perf_counter,
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Lap]:
-    """Train all contenders over `batches`, in turns of `segment` batches."""
-    for contender in contenders.values():
-        contender.reset()
-        for lo, hi in batches[:2]:
-            contender.train(lo, hi)
-        contender.reset()
-    laps = {name: Lap() for name in contenders}
-    order = list(contenders)
+    """Train all contenders over `batches`, in turns of `segment` batches.
+
+    Those that fail in the two batches of warming up take no part, and `failed` gets their messages; without it they raise.
+    """
+    order = []
+    for name, contender in contenders.items():
+        try:
+            contender.reset()
+            for lo, hi in batches[:2]:
+                contender.train(lo, hi)
+            contender.reset()
+        except Exception as error:
+            if failed is None:
+                raise
+            failed[name] = first_line(error)
+        else:
+            order.append(name)
+    laps = {name: Lap() for name in order}
     with no_gc():
         for first in range(0, len(batches), segment):
             part = batches[first : first + segment]
@@ -223,6 +234,10 @@ def race(
                 laps[name].losses.append(sum(losses) / len(losses))
             order.reverse()
     return laps
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def verdict(lap: Lap) -> tuple[str, str]:
@@ -286,30 +301,34 @@ def _size(runner: Runner, stream: Stream, batches: Sequence[tuple[int, int]], ca
     for name, build in {**CONTENDERS, **more}.items():
         try:
             contenders[name] = build(stream, settings, size)
-        except ImportError as error:
-            gate = "error" if name == "gnnaccel" else "missing"
-            yield Row("tgn", case, "train", name, name == "gnnaccel", gate, str(error), threads)
-    if "gnnaccel" not in contenders:
-        return
-    laps = race(contenders, batches)
-    mine = laps["gnnaccel"]
+        except Exception as error:  # the others go on
+            absent = isinstance(error, ImportError)
+            gate = "missing" if absent and name != "gnnaccel" else "error"
+            detail = str(error) if absent else first_line(error)
+            yield Row("tgn", case, "train", name, name == "gnnaccel", gate, detail, threads)
+    failed: dict[str, str] = {}
+    laps = race(contenders, batches, failed=failed)
+    for name, detail in failed.items():
+        del contenders[name]
+        yield Row("tgn", case, "train", name, name == "gnnaccel", "error", detail, threads)
+    mine = laps.get("gnnaccel")
     for name, lap in laps.items():
         gate, detail = verdict(lap)
         row = Row("tgn", case, "train", name, name == "gnnaccel", gate, detail, threads)
         if settings.correctness_only:
             row.mode = "gate"
-        elif gate == "ok" and verdict(mine)[0] == "ok":
+        elif gate == "ok" and (mine is None or verdict(mine)[0] == "ok"):
             fill(row, lap, mine, contenders[name].seconds)
             if row.ours:
                 row.extra |= _floor(runner, stream, batches, row)
         yield row
 
 
-def fill(row: Row, lap: Lap, mine: Lap, stages: Mapping[str, float]) -> None:
+def fill(row: Row, lap: Lap, mine: Lap | None, stages: Mapping[str, float]) -> None:
     times, count = lap.ms_a_batch(), sum(lap.batches)
     row.p20_ms, row.p50_ms, row.p80_ms = percentiles(times)
     row.rounds, row.inner = len(times), lap.batches[0]
-    if not row.ours:
+    if not row.ours and mine is not None:
         turns = [theirs / own for theirs, own in zip(times, mine.ms_a_batch(), strict=True)]
         row.ratio_p20, row.ratio, row.ratio_p80 = percentiles(turns)
     row.extra = {

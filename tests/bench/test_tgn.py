@@ -162,7 +162,7 @@ def test_rows_of_a_race(monkeypatch):
     monkeypatch.setattr(
         tgn, "CONTENDERS", {"gnnaccel": lambda *a: Fake(0.01), "pyg": lambda *a: Fake(0.04), "tgm": missing}
     )
-    monkeypatch.setattr(tgn, "race", lambda c, b, race=tgn.race: race(c, b, now=lambda: Fake.now))
+    monkeypatch.setattr(tgn, "race", lambda c, b, race=tgn.race, **k: race(c, b, now=lambda: Fake.now, **k))
     monkeypatch.setattr(tgn, "updater_rows", lambda stream, batches: 1000.0)
     monkeypatch.setattr(tgn, "load_stream", lambda path, settings: SimpleNamespace(events=Named()))
     runner = Runner(Settings(), rates={"copy_gbps": 10.0, "gemm_gflops": 100.0})
@@ -181,8 +181,47 @@ def test_rows_of_a_race(monkeypatch):
     assert ours.extra["floor_ms"] == pytest.approx(7.464)
 
 
+class Broken(Fake):
+    def train(self, lo, hi):
+        raise ValueError("no such kernel\nsecond line")
+
+
+def refuses(*args):
+    raise RuntimeError("too little memory")
+
+
 def missing(*args):
     raise ImportError("tgm-lib is not installed")
+
+
+OURS = {
+    "works": (lambda *a: Fake(0.01), "ok", ""),
+    "breaks": (lambda *a: Broken(0.01), "error", "ValueError: no such kernel"),
+    "refuses": (refuses, "error", "RuntimeError: too little memory"),
+    "is missing": (missing, "error", "tgm-lib is not installed"),
+}
+
+
+@pytest.mark.parametrize("ours", OURS)
+def test_contenders_that_fail_are_dropped(monkeypatch, ours):
+    make, *want = OURS[ours]
+    others = {"pyg": lambda *a: Broken(0.04), "x": refuses, "tgm": missing, "y": lambda *a: Fake(0.02)}
+    monkeypatch.setattr(tgn, "CONTENDERS", {"gnnaccel": make, **others})
+    monkeypatch.setattr(tgn, "race", lambda c, b, race=tgn.race, **k: race(c, b, now=lambda: Fake.now, **k))
+    monkeypatch.setattr(tgn, "updater_rows", lambda stream, batches: 1000.0)
+    monkeypatch.setattr(tgn, "load_stream", lambda path, settings: SimpleNamespace(events=Named()))
+    rows = {r.provider: r for r in tgn.run(Runner(Settings(quick=True), rates={"copy_gbps": 10.0, "gemm_gflops": 1.0}))}
+    assert {name: [r.gate, r.detail] for name, r in rows.items()} == {
+        "gnnaccel": want,
+        "pyg": ["error", "ValueError: no such kernel"],
+        "x": ["error", "RuntimeError: too little memory"],
+        "tgm": ["missing", "tgm-lib is not installed"],
+        "y": ["ok", ""],
+    }
+    assert rows["y"].p50_ms == pytest.approx(20.0)
+    assert rows["y"].ratio == (pytest.approx(2.0) if ours == "works" else None)
+    with pytest.raises(ValueError, match="no such kernel"):  # who does not ask for errors gets them raised
+        tgn.race({"pyg": Broken(0.01)}, [(0, 10)])
 
 
 class Named:
