@@ -75,12 +75,78 @@ def test_a_job_that_hangs_costs_itself_alone(tmp_path, monkeypatch):
     start = time.monotonic()
     ended = [(job.target, how, said) for job, how, said in gpu.measure(tmp_path, "cpu", 60, "", False, jobs)]
     assert time.monotonic() - start < 30
-    assert ended == [("a", "ok", ""), ("hangs", "time up", ""), ("red", "failed", "why"), ("b", "ok", "")]
+    assert ended == [("a", "ok", ""), ("hangs", "time up", "0 rows kept"), ("red", "failed", "why"), ("b", "ok", "")]
     ops = json.loads((tmp_path / "ops.json").read_text())
     assert [r["op"] for r in ops["rows"]] == ["a", "red"]
     assert [r["op"] for r in json.loads((tmp_path / "models.json").read_text())["rows"]] == ["b"]
     late = [how for _, how, _ in gpu.measure(tmp_path, "cpu", 5, "", False, jobs)]
     assert late == ["not run"] * 4
+
+
+CHILD = """
+import json, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])  # compilers leave such
+open({pids!r}, "w").write(str(child.pid))
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    open({part!r}, "w").write({text!r})
+    if {stubborn}:
+        time.sleep(60)
+    raise SystemExit(130)
+"""
+
+
+@pytest.mark.parametrize("stubborn", [False, True])
+def test_a_job_whose_time_is_up_keeps_its_rows(tmp_path, monkeypatch, stubborn):
+    row = harness.Row("slow", "case", "fwd", "gnnaccel", True, "ok", p50_ms=1.0)
+    environment = {"device_name": "x", "torch": "1", "commit": "c"}
+    document = {"schema": 1, "environment": environment, "rates": {"1": {}}, "settings": {"interrupted": True}}
+    text = json.dumps({**document, "rows": [vars(row)]})
+    pids = tmp_path / "pid"
+
+    def command(job, part, device, data, rehearse):
+        return [sys.executable, "-c", CHILD.format(part=str(part), text=text, pids=str(pids), stubborn=stubborn)]
+
+    monkeypatch.setattr(gpu, "command", command)
+    monkeypatch.setattr(gpu, "GRACE", 2.0)
+    start = time.monotonic()
+    ended = list(gpu.measure(tmp_path, "cpu", 60, "", False, [gpu.Job("slow", "ops", 3)]))
+    assert time.monotonic() - start < 30
+    assert [(how, said) for _, how, said in ended] == [("time up", "1 rows kept")]
+    found = json.loads((tmp_path / "ops.json").read_text())
+    assert [r["op"] for r in found["rows"]] == ["slow"] and found["settings"]["interrupted"]
+    for _ in range(100):
+        if not running(int(pids.read_text())):
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("what the job started is still running")
+
+
+def running(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_the_most_wanted_come_first_and_time_that_is_left_is_shared(tmp_path, monkeypatch):
+    assert [j.target for j in gpu.JOBS][:4] == ["tgn", "kg-gpu", "temporal_sample_gpu", "gather_rows_gpu"]
+    clock, given = [0.0], {}
+
+    def run(what, seconds):
+        given[what[3]] = seconds
+        clock[0] += min(seconds, 30.0)
+        return "ok", ""
+
+    monkeypatch.setattr(gpu, "run", run)
+    monkeypatch.setattr(gpu.time, "monotonic", lambda: clock[0])
+    jobs = [gpu.Job(name, "ops", limit) for name, limit in (("a", 100), ("b", 25), ("c", 100), ("d", 100), ("e", 9))]
+    how = [h for _, h, _ in gpu.measure(tmp_path, "cpu", 120, "", False, jobs)]
+    # 10 of 120 seconds are for a last job to write its rows
+    assert given == {"a": 100, "b": 25, "c": 55, "d": 25} and how == ["ok"] * 4 + ["not run"]
 
 
 def test_a_rehearsal_writes_results(tmp_path):
