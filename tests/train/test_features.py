@@ -1,5 +1,9 @@
 """Feature tables on the device or in pinned host memory: the choice, the errors; reading them is `gpu`'s."""
 
+import ctypes
+import gc
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -26,23 +30,47 @@ def test_choice(size, free, mode, place):
     assert choose_place(size, free, mode) == place
 
 
-@pytest.fixture
-def no_pinning(monkeypatch):
-    """Pinned memory needs a driver: here a list of what is said to be pinned."""
-    pinned, empty = set(), torch.empty
+class Cudart:
+    """Says that it registers memory; `code` is what it answers."""
 
-    def make(*args, pin_memory=False, **kwargs):
-        out = empty(*args, **kwargs)
-        if pin_memory:
-            pinned.add(out.data_ptr())
+    def __init__(self, code=0):
+        self.code, self.registered, self.gone = code, {}, []
+
+    def cudaHostRegister(self, address, size, flags):
+        assert flags == 0
+        if self.code == 0:
+            self.registered[address] = size
+        return self.code
+
+    def cudaHostUnregister(self, address):
+        ctypes.string_at(address, self.registered.pop(address))  # it must still be there
+        self.gone.append(address)
+        return 0
+
+    def cudaGetErrorString(self, code):
+        return {2: "out of memory", 801: "operation not supported"}[code]
+
+
+@pytest.fixture
+def cudart(monkeypatch):
+    """Pinned memory needs a driver: here one that keeps a list."""
+    made, own = Cudart(), set()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: made)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    monkeypatch.setattr(
+        torch.Tensor, "is_pinned", lambda self: self.data_ptr() in made.registered or self.data_ptr() in own
+    )
+
+    def pin(self):
+        out = self.clone()
+        own.add(out.data_ptr())
         return out
 
-    monkeypatch.setattr(features.torch, "empty", make)
-    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda self: self.data_ptr() in pinned)
-    return pinned
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    return made
 
 
-def test_a_mapped_file_is_copied_by_parts(no_pinning, tmp_path, monkeypatch):
+def test_a_mapped_file_is_copied_by_parts(cudart, tmp_path, monkeypatch):
     rows = np.arange(60, dtype=np.float32).reshape(20, 3)
     np.save(tmp_path / "x.npy", rows)
     table = torch.from_numpy(np.load(tmp_path / "x.npy", mmap_mode="c"))
@@ -50,9 +78,45 @@ def test_a_mapped_file_is_copied_by_parts(no_pinning, tmp_path, monkeypatch):
     out = pinned_copy(table)
     assert out.is_pinned() and torch.equal(out, torch.from_numpy(rows))
     assert pinned_copy(out) is out
+    assert cudart.registered == {out.data_ptr(): 240}
 
 
-def test_on_a_gpu_the_free_memory_decides(no_pinning, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_memory_is_registered_while_anything_refers_to_it(cudart, dtype):
+    table = torch.arange(3000).reshape(1000, 3).to(dtype)
+    out = pinned_copy(table)
+    assert torch.equal(out, table) and out.shape == table.shape and out.dtype == dtype
+    address = out.data_ptr()
+    assert address % features.PAGE == 0 and cudart.registered == {address: table.nbytes}
+    view = out[5:9].detach()
+    del out
+    gc.collect()
+    assert cudart.gone == [] and torch.equal(view, table[5:9])
+    del view
+    gc.collect()
+    assert cudart.gone == [address] and cudart.registered == {}
+
+
+def test_an_empty_table_is_not_registered(cudart):
+    assert pinned_copy(torch.empty(0, 3)).shape == (0, 3) and cudart.registered == {}
+
+
+def test_where_memory_cannot_be_registered(cudart, caplog, monkeypatch):
+    cudart.code, table = 801, torch.ones(4, 2)
+    out = pinned_copy(table)
+    assert out.is_pinned() and torch.equal(out, table)
+    assert "cudaHostRegister: operation not supported" in caplog.text
+    cudart.code = 2
+    with pytest.raises(RuntimeError, match="cudaHostRegister: out of memory"):
+        pinned_copy(table)
+    gc.collect()
+    assert cudart.gone == []
+    monkeypatch.setattr(torch.cuda, "cudart", SimpleNamespace)  # no such function
+    out = pinned_copy(table)
+    assert out.is_pinned() and torch.equal(out, table)
+
+
+def test_on_a_gpu_the_free_memory_decides(cudart, monkeypatch):
     x, moved = torch.ones(10, 4), []
     monkeypatch.setattr(torch.Tensor, "to", lambda self, device, **k: moved.append(self) or self)
     for free, place in ((1000, "device"), (100, "pinned")):
