@@ -63,7 +63,8 @@ class StaticStep:
         self.start, self.count, self.seed = self.plan[0], self.plan[1:2], self.plan[2:3]
         self.counters = self.plan[3:7]  # epoch, batch, time and id of the first event: see `temporal_sample`
         self.first_time = first_time(task)
-        state = [*self.model.parameters(), *self.model.buffers(), *optimizer.prepare()]
+        # what a step changes: not the table of node features, of which a copy would be kept while recording
+        state = [*self.model.parameters(), *self._committed(), *optimizer.prepare()]
         self.run = CapturedStep(self._step, device=device, state=state, capture=capture)
 
     def load(self, events: slice, epoch: int, batch: int) -> None:
@@ -181,6 +182,13 @@ class StaticStep:
             chains=(tuple(hops),),
             seed=self.seed,  # type: ignore[arg-type]
         )
+
+    def _committed(self) -> list[Tensor]:
+        """What `_commit` writes."""
+        if not self.model.has_memory:
+            return []
+        memory, mailbox = self.model.memory, self.model.mailbox
+        return [memory.memory, memory.last_update, mailbox.mail, mailbox.mail_time, mailbox.has_mail]
 
     @torch.no_grad()
     def _commit(self, batch: TemporalBatch, rows: Any) -> None:

@@ -130,6 +130,25 @@ def test_every_step_is_the_ordinary_one(name):
     assert len(sizes) > 1
 
 
+@pytest.mark.parametrize("name", ["tgn", "node features", "no memory"])
+def test_what_a_step_changes_is_its_state_and_tables_are_not(name):
+    task = LinkTask.create(load_config("tgn", None, [*SMALL, *SETTINGS[name]]), stream(), "cpu")
+    step = StaticStep(task, make_optimizer(task))
+    task.model.train()
+    task.reset()
+    buffers = {n: t for n, t in task.model.named_buffers() if t is not None}
+    before = {n: t.clone() for n, t in buffers.items()}
+    for i, (a, b) in enumerate(pairwise(task.batch_bounds(0)[:4])):
+        step(slice(a, b), 0, i)
+    kept = {t.untyped_storage().data_ptr() for t in step.run.state}
+    changed = {n for n, t in buffers.items() if not torch.equal(t, before[n])}
+    assert bool(changed) == task.model.has_memory
+    assert {buffers[n].untyped_storage().data_ptr() for n in changed} <= kept
+    if "node_feat" in buffers:
+        assert task.model.node_feat.untyped_storage().data_ptr() not in kept
+    assert ("node_feat" in buffers) == (name != "tgn")
+
+
 def test_events_of_one_time_stay_together():
     events = replace(stream(), t=stream().t // 3000 * 3000)
     sizes = compare_steps(events)
@@ -214,7 +233,7 @@ def test_resuming_keeps_the_storages_that_a_graph_knows(tmp_path):
     first.fit()
     addresses = [t.data_ptr() for t in first._static.run.state]
     first.resume()
-    state = [*first.task.model.parameters(), *first.task.model.buffers(), *first.optimizer.prepare()]
+    state = [*first.task.model.parameters(), *first._static._committed(), *first.optimizer.prepare()]
     assert [t.data_ptr() for t in state] == addresses
 
 

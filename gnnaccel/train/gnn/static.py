@@ -91,7 +91,8 @@ class StaticStep:
         self.plan = torch.zeros(3, dtype=torch.int64, device=device)
         self.counters, self.seed = self.plan[:2], self.plan[2:]  # epoch and batch; of the dropouts
         self.y = task.data.y.to(device)
-        state = [*self.model.parameters(), *self.model.buffers(), *optimizer.prepare()]
+        # what a step changes; buffers of GraphSAGE, if it has any, would be tables that are only read
+        state = [*self.model.parameters(), *optimizer.prepare()]
         self.run = CapturedStep(self._step, device=device, state=state, capture=capture)
 
     def load(self, items: slice, epoch: int, batch: int) -> None:

@@ -86,6 +86,16 @@ def test_the_draws_are_those_of_ordinary_steps(data):
         assert not fixed.count[real:].any()
 
 
+@pytest.mark.parametrize("variant", ["plain", "norm", "learned", "int8"])
+def test_tables_that_are_only_read_are_not_kept(data, variant):
+    task = task_of(data, variant)
+    step = StaticStep(task, make_optimizer(task))
+    kept = {t.untyped_storage().data_ptr() for t in step.run.state}
+    tables = [t for t in (task.x, task.scale, *task.model.buffers()) if t is not None]
+    assert not kept & {t.untyped_storage().data_ptr() for t in tables}
+    assert {p.untyped_storage().data_ptr() for p in task.model.parameters()} <= kept
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_step_never_waits(data, variant):
     task = task_of(data, variant)
