@@ -146,6 +146,7 @@ def main() -> None:
     chosen = [s for s in steps() if not options.only or s.name in options.only.split(",")]
     if unknown := set(filter(None, options.only.split(","))) - {s.name for s in steps()}:
         parser.error(f"--only must be among {', '.join(s.name for s in steps())}, got {', '.join(sorted(unknown))}")
+    whole = min(1.0, sum(s.share for s in chosen))  # a part of the steps has their shares of the whole limit
     begin, results, failed, cannot = time.monotonic(), [], False, None
     for step in chosen:
         left = options.limit - (time.monotonic() - begin)
@@ -165,7 +166,7 @@ def main() -> None:
         print(f"--- {step.name}", flush=True)
         # without torch's cache every tensor is an allocation of its own, whose ends memcheck knows
         more = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"} if step.tool else {}
-        code, counts = run(command(step, options.jobs), {**env, **more}, min(left, step.share * options.limit))
+        code, counts = run(command(step, options.jobs), {**env, **more}, min(left, step.share / whole * options.limit))
         # 5: nothing was collected
         verdict = "TIME UP" if code is None else "ok" if code in (0, 5) else "FAILED"
         failed |= verdict in ("TIME UP", "FAILED")
