@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import typer
@@ -41,7 +44,7 @@ EPILOG = "\n\n".join(
     [
         "[bold]Examples[/bold]",
         *(f"  gnnaccel bench {args.replace('[', chr(92) + '[')}   [dim]{what}[/dim]" for args, what in _SHOWN.items()),
-        "[bold]Exit code[/bold]  0; 1 for a wrong result or a regression; 2 for a wrong argument; 130 after Ctrl-C, "
+        "[bold]Exit code[/bold]  0; 1 for a wrong result or a regression; 2 for a wrong argument; 130 after Ctrl-C or SIGTERM, "
         "which keeps and writes what was measured.",
     ]
 )
@@ -238,7 +241,7 @@ def _run(
     for n, name in itertools.product(dict.fromkeys(counts), jobs):
         seconds = harness.END_TO_END[name].seconds[settings.quick]
         parts.append((name, 1.0 if settings.correctness_only else seconds, n))
-    with Watch([(name, seconds) for name, seconds, _ in parts], console) as watch:
+    with Watch([(name, seconds) for name, seconds, _ in parts], console) as watch, _ended_as_by_ctrl_c():
         try:
             for name, seconds, n in parts:
                 with harness.cpu_threads(n), watch.part(name if len(counts) == 1 else f"{name}, {n}t", seconds):
@@ -248,6 +251,23 @@ def _run(
         except KeyboardInterrupt:
             return False
     return True
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM, which time limits and schedulers send, keeps what was measured too."""
+
+    def stop(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _guarded(runner: Runner, name: str) -> Iterator[Row]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -147,10 +148,11 @@ def test_one_wrong_element_is_red():
     assert {r.provider: r.gate for r in rows}["gnnaccel"] == "red"
 
 
-def test_interrupt_keeps_what_was_measured(bench, monkeypatch):
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_keeps_what_was_measured(bench, monkeypatch, kind):
     def stop(runner):
         yield Row("job", "first", "step", "gnnaccel", True, "ok", p20_ms=1.0, p50_ms=1.0, p80_ms=1.0)
-        raise KeyboardInterrupt
+        signal.raise_signal(kind)
 
     for module in (harness, choose):
         monkeypatch.setitem(module.END_TO_END, "job", EndToEnd("job", stop))
