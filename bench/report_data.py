@@ -26,10 +26,12 @@ OUTSIDE_TORCH = ("dgl",)
 #: can be chosen because it looks well; whatever else loses in its first case is added to these.
 HEADLINE = (
     ("tgn", "training TGN"),
+    ("tgat", "training TGAT"),
     ("sage-epoch", "training GraphSAGE"),
     ("kg-train", "training knowledge graphs"),
     ("kg-eval", "ranking all entities"),
     ("hops", "sampling three hops"),
+    ("node-batch", "whole mini-batches"),
     ("temporal_sample", "sampling the past"),
     ("temporal_attention", "temporal attention"),
     ("memory_update", "updating memories"),
