@@ -80,17 +80,18 @@ def differing(a: Tensor, b: Tensor, part: int = PART) -> int:
 
 
 def furthest(a: Tensor, b: Tensor, part: int = PART) -> tuple[float, float]:
-    """The largest difference, and the largest value of `b`, in float64 where both lie; not a number if one is none.
+    """The largest difference, and the largest finite value of `b`, in float64 where both lie. Equal infinities do not differ.
 
-    Two numbers are all that the host reads. No values: 0 and 0.
+    The difference is not a number if a value is none. Two numbers are all that the host reads. No values: 0 and 0.
     """
     most = torch.zeros(2, dtype=torch.float64, device=a.device)
     for x, y in _parts(a, b, part):
         if x.numel():
             x, y = x.double(), y.double()
-            most = torch.maximum(most, torch.stack([(x - y).abs().max(), y.abs().max()]))  # NaN stays NaN in both
-    error, scale = most.tolist()
-    return error, scale
+            error, size = (x - y).abs().masked_fill(x == y, 0), y.abs().masked_fill(~y.isfinite(), 0)
+            most = torch.maximum(most, torch.stack([error.max(), size.max()]))  # NaN stays NaN
+    largest, scale = most.tolist()
+    return largest, scale
 
 
 def _disagreement(got: Tensor, want: Tensor, tol: float | None) -> str | None:
