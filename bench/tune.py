@@ -129,8 +129,67 @@ def unique_nodes(device: torch.device) -> Callable[[], Any]:
     return lambda: unique_nodes(ids)
 
 
+def kg_draw(device: torch.device) -> Callable[[], Any]:
+    from gnnaccel.kernels.triton.kg_draw import kg_draw_fwd
+
+    at, n = torch.tensor([3, 5], device=device), 1_000_000 // _scale(device)
+    return lambda: kg_draw_fwd(at, n, 14_541, 0, 1, 0)
+
+
+def of_entry(name: str) -> Callable[[torch.device], Callable[[], Any]]:
+    """What `gnnaccel bench` measures: its first case, with gradients where there are some."""
+
+    def make(device: torch.device) -> Callable[[], Any]:
+        from gnnaccel.bench.calls import tensors
+        from gnnaccel.bench.harness import REGISTRY, discover
+
+        discover()
+        entry = REGISTRY[name]
+        _, params = next(iter(entry.cases.items())) if device.type == "cuda" else entry.tiny_case()
+        args = entry.make(params, device.type, 0)
+
+        def call() -> list[Tensor]:
+            mine = {k: v.clone() if k in entry.fresh and isinstance(v, Tensor) else v for k, v in args.items()}
+            leaves = [k for k in entry.grad if isinstance(mine.get(k), Tensor)]
+            mine |= {k: mine[k].detach().requires_grad_() for k in leaves}
+            outs = tensors(entry.providers[entry.ours](**mine))
+            live = [out for out in outs if out.requires_grad]
+            if live and leaves:
+                found = torch.autograd.grad(
+                    live, [mine[k] for k in leaves], [torch.ones_like(o) for o in live], allow_unused=True
+                )
+                outs += [grad for grad in found if grad is not None]
+            written = [mine[k] for k in entry.fresh if isinstance(mine.get(k), Tensor)]
+            return [x.detach() for x in (*outs, *written)]
+
+        return call
+
+    return make
+
+
 WARPS = (2, 4, 8)
+_TILES = {"TILE": (1024, 2048, 4096), "SLOTS": (8, 16)}
+_BACKWARD = {"BLOCK_B": (2, 4, 8), "BLOCK_K": (16, 32, 64), "num_warps": (4, 8)}
 TUNABLE: dict[str, Tunable] = {
+    "attention": Tunable(
+        of_entry("temporal_attention"), {**_TILES, "ROOTS": (2, 4, 8), "num_warps": (2, 4), "WIDE_WARPS": (4, 8)}
+    ),
+    "temporal_attention_table": Tunable(
+        of_entry("temporal_attention"), {"BLOCK_J": (8, 16, 32), "BLOCK_D": (32, 64, 128), "num_warps": WARPS}
+    ),
+    "edge_softmax_aggregate": Tunable(of_entry("edge_softmax_aggregate"), {**_TILES, "num_warps": WARPS}),
+    "relu_norm": Tunable(of_entry("relu_norm"), {"TILE": (1024, 2048, 4096), "num_warps": WARPS}),
+    "dropout": Tunable(of_entry("dropout"), {"BLOCK_R": (8, 16, 32), "BLOCK_D": (64, 128), "num_warps": WARPS}),
+    "latest_per_node": Tunable(of_entry("latest_per_node"), {"BLOCK": (128, 256, 512), "num_warps": WARPS}),
+    "commit_events": Tunable(of_entry("commit_events"), {"BLOCK_D": (64, 128, 256), "num_warps": (1, 2, 4)}),
+    "kg_draw": Tunable(kg_draw, {"BLOCK": (128, 256, 512), "num_warps": WARPS}),
+    "kg_score_fwd": Tunable(
+        of_entry("kg_score_transe_l1"),
+        {"BLOCK_S": (16, 32, 64), "BLOCK_N": (16, 32, 64), "BLOCK_K": (4, 8), "num_warps": (4, 8)},
+    ),
+    "kg_score_bwd": Tunable(of_entry("kg_score_transe_l1"), {"BLOCK_A": (16, 32, 64), **_BACKWARD}),
+    "kg_score_bwd_modulus": Tunable(of_entry("kg_score_rotate"), {"BLOCK_A": (8, 16, 32), **_BACKWARD}),
+    "sparse_rows": Tunable(of_entry("sparse_adagrad_row"), {"BLOCK": (128, 256, 512, 1024)}),
     "gather_rows_fwd": Tunable(gather_rows, {"BLOCK_N": (4, 8, 16, 32), "BLOCK_F": (64, 128, 256), "num_warps": WARPS}),
     "gather_rows_bwd": Tunable(
         gather_rows_grad, {"BLOCK_E": (4, 8, 16), "BLOCK_F": (64, 128, 256), "num_warps": (1, 2, 4)}

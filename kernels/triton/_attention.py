@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.triton._seed import seed_of
+from gnnaccel.kernels.triton._tuning import tuned
 
 
 @triton.jit
@@ -155,17 +156,23 @@ def pow2(n: int, least: int = 1) -> int:
     return max(triton.next_power_of_2(max(n, 1)), least)
 
 
-def blocks(K: int, H: int, Dn: int, De: int, T: int) -> dict[str, int]:
+def roots(device: torch.device | None = None) -> int:
+    """Roots of a program of the backward pass."""
+    return tuned("attention", device)["ROOTS"]
+
+
+def blocks(K: int, H: int, Dn: int, De: int, T: int, device: torch.device | None = None) -> dict[str, int]:
     """Tile sizes. A [K, H, columns] tile of 2048 elements with 4 warps keeps three programs a multiprocessor, no spills."""
+    sizes = tuned("attention", device)
     n, e, t, h = pow2(Dn, 16), pow2(De, 16), pow2(T, 16), pow2(H)
     widest = h * max(n, e, t)
     return {
-        "BLOCK_K": min(pow2(K), max(2048 // widest, 1), 16),
+        "BLOCK_K": min(pow2(K), max(sizes["TILE"] // widest, 1), sizes["SLOTS"]),
         "BLOCK_H": h,
         "BLOCK_N": n,
         "BLOCK_E": e,
         "BLOCK_T": t,
-        "num_warps": 4 if widest <= 1024 else 8,
+        "num_warps": sizes["num_warps"] if widest <= 1024 else sizes["WIDE_WARPS"],
     }
 
 

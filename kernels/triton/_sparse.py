@@ -12,12 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from gnnaccel.kernels.triton._tuning import tuned
+
 #: 0x726F756E: the fourth word of the counters.
 STREAM = tl.constexpr(0x726F756E)
 
 NEAREST, BFLOAT16, FLOAT16 = 0, 1, 2
 #: Columns at a time; longer rows are read block by block, their gradients twice.
-MAX_BLOCK = 1024
 
 
 @triton.jit
@@ -103,8 +104,8 @@ def rounding(table: Tensor, seed: int | None) -> int:
     return NEAREST if seed is None else {torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}.get(table.dtype, NEAREST)
 
 
-def block(D: int) -> int:
-    return min(MAX_BLOCK, max(16, triton.next_power_of_2(D)))
+def block(D: int, device: torch.device | None = None) -> int:
+    return min(tuned("sparse_rows", device)["BLOCK"], max(16, triton.next_power_of_2(D)))
 
 
 @dataclass

@@ -76,6 +76,11 @@ def using(kernel: str, values: dict[str, int]) -> Iterator[None]:
         del _forced[kernel]
 
 
+def without_warps(sizes: dict[str, int]) -> dict[str, int]:
+    """What a kernel's text sees of them."""
+    return {k: v for k, v in sizes.items() if k != "num_warps"}
+
+
 def write(kernel: str, gpu: str, shape: str, values: dict[str, int], measured: str, file: Path = FILE) -> None:
     """Put a measured row into the tables."""
     found = json.loads(file.read_text("utf-8"))

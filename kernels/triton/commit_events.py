@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
-from gnnaccel.kernels.triton.latest_per_node import BLOCK, latest_per_node_kernel
+from gnnaccel.kernels.triton._tuning import tuned
+from gnnaccel.kernels.triton.latest_per_node import latest_per_node_kernel
 
 
 @triton.jit(do_not_specialize=["B"])
@@ -65,9 +66,6 @@ def commit_events_kernel(
             tl.store(has_mail + node, tl.full([], 1, tl.uint8))
 
 
-BLOCK_D = 128
-
-
 def commit_events(
     memory: Tensor,
     last_update: Tensor,
@@ -92,9 +90,10 @@ def commit_events(
     event = torch.where(position < n, position, position - n).clamp(0, B - 1)
     live, eid = torch.where(position < 2 * n, row.to(torch.int64), -1), event_ids.index_select(0, event)
     best_t, best_eid, last = torch.full((3, U), torch.iinfo(torch.int64).min, dtype=torch.int64, device=row.device)
+    sizes = tuned("latest_per_node", row.device)
     for key in (0, 1, 2):
-        latest_per_node_kernel[(triton.cdiv(2 * B, BLOCK),)](
-            live, times, eid, best_t, best_eid, last, 2 * B, HAS_EID=True, KEY=key, BLOCK=BLOCK
+        latest_per_node_kernel[(triton.cdiv(2 * B, sizes["BLOCK"]),)](
+            live, times, eid, best_t, best_eid, last, 2 * B, HAS_EID=True, KEY=key, **sizes
         )
     De = 0 if edge_feat is None else edge_feat.shape[1]
     commit_events_kernel[(2 * B,)](
@@ -117,7 +116,7 @@ def commit_events(
         De,
         HAS_COUNT=count is not None,
         HAS_EDGE=De > 0,
-        BLOCK_D=BLOCK_D,
+        **tuned("commit_events", row.device),
     )
 
 
@@ -134,7 +133,7 @@ KERNELS = [
         f"commit_events{name}",
         commit_events_kernel,
         {**_SIGNATURE, **other},
-        {"HAS_COUNT": bool(name), "HAS_EDGE": True, "BLOCK_D": BLOCK_D},
+        {"HAS_COUNT": bool(name), "HAS_EDGE": True, "BLOCK_D": tuned("commit_events")["BLOCK_D"]},
     )
     for name, other in (("", {"last_update": "*fp64", "edge_feat": "*fp16"}), ("_counted", {}))
 ]

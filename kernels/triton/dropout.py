@@ -9,10 +9,11 @@ from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._seed import seed_of
+from gnnaccel.kernels.triton._tuning import tuned
 
 #: 0x64726F70: the fourth word of the counters.
 STREAM = tl.constexpr(0x64726F70)
-BLOCK_R, BLOCK_D = 16, 64
+_DEFAULT = tuned("dropout")
 
 
 @triton.jit(do_not_specialize=["seed"])
@@ -49,7 +50,8 @@ def dropout_kernel(
 def dropout_fwd(x: Tensor, rate: float, seed: int) -> Tensor:
     (R, D), y = x.shape, torch.empty_like(x)
     if x.numel():
-        dropout_kernel[(triton.cdiv(R, BLOCK_R), triton.cdiv(D, BLOCK_D))](
+        sizes = tuned("dropout", x.device)
+        dropout_kernel[(triton.cdiv(R, sizes["BLOCK_R"]), triton.cdiv(D, sizes["BLOCK_D"]))](
             x,
             y,
             R,
@@ -59,8 +61,7 @@ def dropout_fwd(x: Tensor, rate: float, seed: int) -> Tensor:
             THRESHOLD=int(rate * 2**24),
             SCALE=1.0 / (1.0 - rate),
             ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
-            BLOCK_R=BLOCK_R,
-            BLOCK_D=BLOCK_D,
+            **sizes,
         )
     return y
 
@@ -74,8 +75,8 @@ KERNELS = [
             "THRESHOLD": int(0.1 * 2**24),
             "SCALE": 1 / 0.9,
             "ACC": tl.float32,
-            "BLOCK_R": BLOCK_R,
-            "BLOCK_D": BLOCK_D,
+            "BLOCK_R": _DEFAULT["BLOCK_R"],
+            "BLOCK_D": _DEFAULT["BLOCK_D"],
         },
     )
 ]

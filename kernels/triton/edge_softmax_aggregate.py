@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._attention import acc_type, keep, online_softmax, options, pow2
+from gnnaccel.kernels.triton._tuning import tuned, without_warps
 from gnnaccel.kernels.triton.gather_aggregate import Transposed, span
 
 
@@ -172,12 +173,10 @@ def edge_softmax_aggregate_source_kernel(
     tl.store(d_src + i_u * H + i_h, tl.sum(b_ds, axis=0).to(d_src.dtype.element_ty))
 
 
-TILE = 1024
-
-
-def _blocks(D: int) -> dict[str, int]:
-    columns = pow2(D, 16)
-    return {"BLOCK_K": max(min(TILE // columns, 16), 1), "BLOCK_D": columns}
+def _blocks(D: int, device: torch.device | None = None) -> dict[str, int]:
+    sizes, columns = tuned("edge_softmax_aggregate", device), pow2(D, 16)
+    slots = max(min(sizes["TILE"] // columns, sizes["SLOTS"]), 1)
+    return {"BLOCK_K": slots, "BLOCK_D": columns, "num_warps": sizes["num_warps"]}
 
 
 def edge_softmax_aggregate_fwd(
@@ -213,7 +212,7 @@ def edge_softmax_aggregate_fwd(
         **options(x.dtype, 1.0, negative_slope, dropout),
         CSR=indptr is not None,
         HAS_COUNT=count is not None,
-        **_blocks(D),
+        **_blocks(D, x.device),
     )
     return out, stat
 
@@ -260,7 +259,7 @@ def edge_softmax_aggregate_bwd(
         **options(x.dtype, 1.0, negative_slope, dropout),
         CSR=indptr is not None,
         HAS_COUNT=count is not None,
-        **_blocks(D),
+        **_blocks(D, x.device),
     )
     edges = Transposed(nbr, count, indptr, S)
     edge_softmax_aggregate_source_kernel[(S, H)](
@@ -275,7 +274,7 @@ def edge_softmax_aggregate_bwd(
         H,
         D,
         ACC=acc_type(x.dtype),
-        **_blocks(D),
+        **_blocks(D, x.device),
     )
     return d_x, d_src, d_dst
 
@@ -288,7 +287,13 @@ _INPUTS = {
 }
 _OPTIONS = {**options(torch.float32, 1.0, 0.2, 0.5), "CSR": False, "HAS_COUNT": True}
 KERNELS = [
-    KernelSpec(f"edge_softmax_aggregate_{name}_{D}", kernel, _INPUTS, {**constants, **_blocks(D)}, aligned=("D",))
+    KernelSpec(
+        f"edge_softmax_aggregate_{name}_{D}",
+        kernel,
+        _INPUTS,
+        {**constants, **without_warps(_blocks(D))},
+        aligned=("D",),
+    )
     for name, kernel, constants in (
         ("fwd", edge_softmax_aggregate_fwd_kernel, _OPTIONS),
         ("bwd", edge_softmax_aggregate_bwd_kernel, _OPTIONS),

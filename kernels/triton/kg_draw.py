@@ -8,8 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
-
-BLOCK = 128
+from gnnaccel.kernels.triton._tuning import tuned
 
 
 @triton.jit
@@ -40,7 +39,8 @@ def kg_draw_kernel(at, out, n, seed, stream, part, bound, BLOCK: tl.constexpr):
 def kg_draw_fwd(at: Tensor, n: int, bound: int, seed: int, stream: int, part: int) -> Tensor:
     out = torch.empty(n, dtype=torch.int64, device=at.device)
     if n:
-        kg_draw_kernel[(triton.cdiv(n, BLOCK),)](at, out, n, seed, stream, part, bound, BLOCK=BLOCK)
+        sizes = tuned("kg_draw", at.device)
+        kg_draw_kernel[(triton.cdiv(n, sizes["BLOCK"]),)](at, out, n, seed, stream, part, bound, **sizes)
     return out
 
 
@@ -49,6 +49,6 @@ KERNELS = [
         "kg_draw",
         kg_draw_kernel,
         {"at": "*i64", "out": "*i64", "n": "i32", **dict.fromkeys(("seed", "stream", "part", "bound"), "i64")},
-        {"BLOCK": BLOCK},
+        {"BLOCK": tuned("kg_draw")["BLOCK"]},
     )
 ]

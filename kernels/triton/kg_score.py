@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned, without_warps
 
 # as in ops/_kg_compare.py; 0 is the product
 L1, L2, MODULUS = tl.constexpr(1), tl.constexpr(2), tl.constexpr(3)
@@ -122,9 +123,8 @@ def kg_compare_bwd_kernel(
         tl.store(p_a + K, b_dy.to(da.dtype.element_ty), mask=m)
 
 
-FWD = {"BLOCK_S": 32, "BLOCK_N": 32, "BLOCK_K": 4}
-BWD = {"BLOCK_A": 32, "BLOCK_B": 4, "BLOCK_K": 32}
-BWD_MODULUS = {**BWD, "BLOCK_A": 16}  # two parts of everything
+def _backward_sizes(kind: int, device: torch.device | None = None) -> dict[str, int]:
+    return tuned("kg_score_bwd_modulus" if kind == MODULUS.value else "kg_score_bwd", device)  # two parts of everything
 
 
 def _columns(D: int, kind: int) -> int:
@@ -139,10 +139,11 @@ def kg_distances(q: Tensor, n: Tensor, kind: int, gamma: float, dtype: torch.dty
     """gamma less the distances, `[C, S, N]`, as `dtype`."""
     (C, S, D), N = q.shape, n.shape[1]
     out = torch.empty((C, S, N), dtype=dtype, device=q.device)
-    blocks_s, blocks_n = triton.cdiv(S, FWD["BLOCK_S"]), triton.cdiv(N, FWD["BLOCK_N"])
+    sizes = tuned("kg_score_fwd", q.device)
+    blocks_s, blocks_n = triton.cdiv(S, sizes["BLOCK_S"]), triton.cdiv(N, sizes["BLOCK_N"])
     if out.numel():
         kg_compare_fwd_kernel[(C * blocks_s * blocks_n,)](
-            q, n, out, S, N, _columns(D, kind), blocks_s, blocks_n, KIND=kind, GAMMA=gamma, ACC=_acc(q), **FWD
+            q, n, out, S, N, _columns(D, kind), blocks_s, blocks_n, KIND=kind, GAMMA=gamma, ACC=_acc(q), **sizes
         )
     return out
 
@@ -152,7 +153,7 @@ def _gradient(grad: Tensor, a: Tensor, b: Tensor, kind: int, acc: tl.dtype) -> T
     C, A, D = a.shape
     B, K = b.shape[1], _columns(D, kind)
     da = torch.empty_like(a)
-    blocks = BWD_MODULUS if kind == MODULUS.value else BWD
+    blocks = _backward_sizes(kind, a.device)
     blocks_a, blocks_k = triton.cdiv(A, blocks["BLOCK_A"]), triton.cdiv(K, blocks["BLOCK_K"])
     if da.numel():
         kg_compare_bwd_kernel[(C * blocks_a * blocks_k,)](
@@ -179,7 +180,7 @@ KERNELS = [
             f"kg_compare_fwd_{name}",
             kg_compare_fwd_kernel,
             _SIGNATURE,
-            {"KIND": kind, "GAMMA": 12.0, "ACC": tl.float32, **FWD},
+            {"KIND": kind, "GAMMA": 12.0, "ACC": tl.float32, **without_warps(tuned("kg_score_fwd"))},
         )
         for name, kind in _KINDS.items()
     ),
@@ -188,7 +189,7 @@ KERNELS = [
             f"kg_compare_bwd_{name}",
             kg_compare_bwd_kernel,
             _SIGNATURE,
-            {"KIND": kind, "ACC": tl.float32, **(BWD_MODULUS if name == "modulus" else BWD)},
+            {"KIND": kind, "ACC": tl.float32, **without_warps(_backward_sizes(kind))},
         )
         for name, kind in _KINDS.items()
     ),

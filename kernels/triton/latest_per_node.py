@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
+from gnnaccel.kernels.triton._tuning import tuned
 from gnnaccel.kernels.triton.unique_nodes import unique_nodes_fwd
 
 
@@ -53,9 +54,6 @@ def latest_per_node_kernel(
             tl.atomic_max(best + b_row, o, mask=m, sem="relaxed")
 
 
-BLOCK = 128
-
-
 def latest_per_node_fwd(nodes: Tensor, t: Tensor, eid: Tensor | None) -> tuple[Tensor, Tensor]:
     n = nodes.numel()
     distinct, row = unique_nodes_fwd(nodes)
@@ -63,8 +61,9 @@ def latest_per_node_fwd(nodes: Tensor, t: Tensor, eid: Tensor | None) -> tuple[T
     best_t, best_eid, best = torch.full((3, len(distinct)), lowest, dtype=torch.int64, device=nodes.device)
     if len(distinct) == 0:
         return distinct, best
+    sizes = tuned("latest_per_node", nodes.device)
     for key in (0, 1, 2) if eid is not None else (0, 2):
-        latest_per_node_kernel[(triton.cdiv(n, BLOCK),)](
+        latest_per_node_kernel[(triton.cdiv(n, sizes["BLOCK"]),)](
             row,
             t,
             eid,
@@ -74,7 +73,7 @@ def latest_per_node_fwd(nodes: Tensor, t: Tensor, eid: Tensor | None) -> tuple[T
             n,
             HAS_EID=eid is not None,
             KEY=key,
-            BLOCK=BLOCK,
+            **sizes,
         )
     return distinct, best.clone()
 
@@ -92,7 +91,7 @@ KERNELS = [
             "best": "*i64",
             "n": "i32",
         },
-        {"HAS_EID": True, "KEY": key, "BLOCK": BLOCK},
+        {"HAS_EID": True, "KEY": key, "BLOCK": tuned("latest_per_node")["BLOCK"]},
     )
     for key in (0, 1, 2)
     for name in ("int64", "float64")

@@ -26,6 +26,7 @@ from gnnaccel.kernels.triton._attention import (
     part,
     pow2,
     put,
+    roots,
     weights,
 )
 from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
@@ -213,11 +214,8 @@ def mailbox_attention_bwd_kernel(
     tl.store(partial_b + i_b * T + o_t, b_db, mask=o_t < T)
 
 
-ROWS = 4
-
-
-def _tiles(S: int, H: int, M: int, T: int) -> dict[str, int]:
-    tiles = blocks(S, H, M, 0, T)
+def _tiles(S: int, H: int, M: int, T: int, device: torch.device | None = None) -> dict[str, int]:
+    tiles = blocks(S, H, M, 0, T, device)
     del tiles["BLOCK_E"]
     return tiles
 
@@ -268,7 +266,7 @@ def mailbox_attention_fwd(
             T,
             seed,
             **options(u.dtype, scale, slope, dropout),
-            **_tiles(S, H, M, T),
+            **_tiles(S, H, M, T, u.device),
         )
     return z, s, logit
 
@@ -292,7 +290,8 @@ def mailbox_attention_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (P, H), (S, M), T = u.shape[:2], mail.shape[1:], time_w.shape[0]
     u, grad_z = dense_last(u), dense_last(grad_z)
-    programs = triton.cdiv(P, ROWS) if H > 0 else 0
+    each = roots(u.device)
+    programs = triton.cdiv(P, each) if H > 0 else 0
     du, dc, partial_w, partial_b = backward_results(u, T, programs)
     if programs > 0:
         mailbox_attention_bwd_kernel[(programs,)](
@@ -316,9 +315,9 @@ def mailbox_attention_bwd(
             T,
             seed,
             **options(u.dtype, scale, slope, dropout),
-            ROWS=ROWS,
+            ROWS=each,
             BLOCK_S=pow2(S),
-            **_tiles(S, H, M, T),
+            **_tiles(S, H, M, T, u.device),
         )
     return du, dc, partial_w.sum(0).to(time_w.dtype), partial_b.sum(0).to(time_b.dtype)
 
@@ -337,7 +336,7 @@ KERNELS = [
         "mailbox_attention_bwd",
         mailbox_attention_bwd_kernel,
         _SIGNATURE,
-        {**_FLAGS, "ROWS": ROWS, "BLOCK_S": 16},
+        {**_FLAGS, "ROWS": roots(), "BLOCK_S": 16},
         num_warps=_WARPS,
     ),
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnnaccel.kernels.aot import KernelSpec
 from gnnaccel.kernels.triton._seed import seed_of
+from gnnaccel.kernels.triton._tuning import tuned
 
 #: 0xEE6F726D as int32: the fourth word of the counters.
 STREAM = tl.constexpr(0xEE6F726D - 2**32)
@@ -137,7 +138,7 @@ def relu_norm_bwd_kernel(
     tl.store(partial_b + i_p * D + o_d, b_db, mask=m_d)
 
 
-TILE, MAX_COLUMNS, MAX_PARTIALS = 2048, 4096, 1024
+MAX_COLUMNS, MAX_PARTIALS = 4096, 1024
 
 
 def _acc(x: Tensor) -> torch.dtype:
@@ -149,8 +150,10 @@ def _blocks(x: Tensor) -> dict[str, int]:
     if D > MAX_COLUMNS:
         raise ValueError(f"relu_norm: x must have at most {MAX_COLUMNS} columns on CUDA, got {D}")
     block = max(triton.next_power_of_2(D), 4)
+    sizes = tuned("relu_norm", x.device)
     # 16 elements a thread
-    return {"BLOCK_R": max(TILE // block, 1), "BLOCK_D": block, "num_warps": max(block // 512, 4)}
+    warps = max(block // 512, sizes["num_warps"])
+    return {"BLOCK_R": max(sizes["TILE"] // block, 1), "BLOCK_D": block, "num_warps": warps}
 
 
 def _options(x: Tensor, dropout: float) -> dict[str, object]:
@@ -204,7 +207,7 @@ _SIGNATURE = dict.fromkeys(
 )
 _SIGNATURE |= {"R": "i32", "D": "i32", "seed": "i64", "steps": "i32"}
 _TILE = {"THRESHOLD": int(0.1 * 2**24), "SCALE": 1 / 0.9, "DROPOUT": True, "ACC": tl.float32}
-_TILE |= {"BLOCK_R": TILE // 128, "BLOCK_D": 128}
+_TILE |= {"BLOCK_R": tuned("relu_norm")["TILE"] // 128, "BLOCK_D": 128}
 _PLAIN = {**_TILE, "THRESHOLD": 0, "SCALE": 1.0, "DROPOUT": False}
 _WIDE = {**_TILE, "BLOCK_R": 1, "BLOCK_D": MAX_COLUMNS}
 KERNELS = [

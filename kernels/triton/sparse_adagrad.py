@@ -182,7 +182,7 @@ def sparse_adagrad_step(
     grid = (len(by.ids),)
     sizes = (n, D, by.grad.stride(0))
     factor = bits(regularization * norm)
-    how = {"NORM": norm if regularization else 0, "ACC": accumulate(table), "BLOCK": block(D)}
+    how = {"NORM": norm if regularization else 0, "ACC": accumulate(table), "BLOCK": block(D, table.device)}
     numbers = (bits(lr), bits(eps), factor, seed or 0)
     draw = {"ROUND": rounding(table, seed)}
     if kind != ROW_DUP:

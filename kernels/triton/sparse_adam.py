@@ -105,7 +105,7 @@ def sparse_adam_step(
         NORM=norm if regularization else 0,
         ROUND=rounding(table, seed),
         ACC=accumulate(table),
-        BLOCK=block(D),
+        BLOCK=block(D, table.device),
     )
 
 

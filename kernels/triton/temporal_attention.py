@@ -28,9 +28,11 @@ from gnnaccel.kernels.triton._attention import (
     part,
     pow2,
     put,
+    roots,
     weights,
 )
 from gnnaccel.kernels.triton._time import cos_turns, sin_turns, turns
+from gnnaccel.kernels.triton._tuning import tuned
 
 
 @triton.jit
@@ -306,7 +308,7 @@ def temporal_attention_table_kernel(
     tl.store(grad + i_row * D + o_d, b_acc.to(grad.dtype.element_ty), mask=m_d)
 
 
-ROOTS, BLOCK_J, BLOCK_D = 4, 16, 64
+_TABLE = tuned("temporal_attention_table")
 
 
 def temporal_attention_fwd(
@@ -359,7 +361,7 @@ def temporal_attention_fwd(
         seed,
         **options(u.dtype, scale, slope, dropout),
         HAS_EDGE=has_edge,
-        **blocks(K, H, Dn, De, T),
+        **blocks(K, H, Dn, De, T, u.device),
     )
     return z, s, logit
 
@@ -400,7 +402,8 @@ def temporal_attention_bwd(
     d_edge = torch.zeros(edge_like.shape if need_edge else (0,), dtype=acc, device=u.device)
     by_row = [need_node and not atomic, need_edge and not atomic and has_edge]
     weight = torch.empty((R * K, 2, H) if any(by_row) else (0,), dtype=acc, device=u.device)
-    programs = triton.cdiv(R, ROOTS)
+    each = roots(u.device)
+    programs = triton.cdiv(R, each)
     du, dc, partial_w, partial_b = backward_results(u, T, programs)
     if R > 0 and H > 0:
         temporal_attention_bwd_kernel[(programs,)](
@@ -439,9 +442,9 @@ def temporal_attention_bwd(
             STORE_WEIGHT=any(by_row),
             ATOMIC_NODE=need_node and atomic,
             ATOMIC_EDGE=need_edge and atomic and has_edge,
-            ROOTS=ROOTS,
+            ROOTS=each,
             BLOCK_KP=pow2(K),
-            **blocks(K, H, Dn, De, T),
+            **blocks(K, H, Dn, De, T, u.device),
         )
     else:
         partial_w.zero_()
@@ -469,7 +472,8 @@ def _table_gradient(
     live = torch.arange(K, device=rows.device) < count.unsqueeze(1)
     ordered, order = torch.sort(torch.where(live, rows, U).reshape(-1), stable=True)
     start = torch.searchsorted(ordered, torch.arange(U + 1, device=rows.device, dtype=ordered.dtype))
-    temporal_attention_table_kernel[(U, triton.cdiv(D, BLOCK_D))](
+    sizes = tuned("temporal_attention_table", grad.device)
+    temporal_attention_table_kernel[(U, triton.cdiv(D, sizes["BLOCK_D"]))](
         grad_z,
         u,
         weight,
@@ -485,8 +489,7 @@ def _table_gradient(
         D,
         column,
         ACC=acc_type(u.dtype),
-        BLOCK_J=BLOCK_J,
-        BLOCK_D=BLOCK_D,
+        **sizes,
     )
 
 
@@ -505,7 +508,7 @@ _SIZES |= {"seed": "i64"}
 _TILES = blocks(10, 2, 100, 172, 100)
 _WARPS = _TILES.pop("num_warps")
 _FLAGS = {"HAS_EDGE": True, **options(torch.float32, 1.0, 0.2, 0.1)}
-_PASS = {"STORE_WEIGHT": True, "ATOMIC_NODE": False, "ATOMIC_EDGE": False, "ROOTS": ROOTS, "BLOCK_KP": 16}
+_PASS = {"STORE_WEIGHT": True, "ATOMIC_NODE": False, "ATOMIC_EDGE": False, "ROOTS": roots(), "BLOCK_KP": 16}
 _FLOATS = ("u", "c", "dz", "ds", "z", "s", "logit", "du", "dc", "d_node", "d_edge", "weight", "grad")
 _SIGNATURE = {**_IN, **_SIZES, **{name: "*fp32" for name in _FLOATS}}
 _SIGNATURE |= {
@@ -545,6 +548,6 @@ KERNELS = [
         "temporal_attention_table",
         temporal_attention_table_kernel,
         _SIGNATURE,
-        {"ACC": tl.float32, "BLOCK_J": BLOCK_J, "BLOCK_D": BLOCK_D},
+        {"ACC": tl.float32, "BLOCK_J": _TABLE["BLOCK_J"], "BLOCK_D": _TABLE["BLOCK_D"]},
     ),
 ]

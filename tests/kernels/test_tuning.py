@@ -94,15 +94,17 @@ def test_differences_are_seen():
 
 @pytest.mark.interpret
 @pytest.mark.skipif(not INTERPRET, reason="about the Triton kernels")
-@pytest.mark.parametrize("kernel", ["gather_rows_fwd", "gather_rows_bwd", "time_encode", "kg_loss_product"])
+@pytest.mark.parametrize("kernel", sorted(tune.TUNABLE))
 def test_the_tuner_runs(kernel, monkeypatch):
-    some = {name: values[:2] for name, values in tune.TUNABLE[kernel].values.items()}
-    monkeypatch.setitem(tune.TUNABLE, kernel, tune.Tunable(tune.TUNABLE[kernel].call, some))
+    values = tune.TUNABLE[kernel].values
+    ends = [{name: tried[end] for name, tried in values.items()} for end in (0, -1)]
+    assert tuned(kernel) in list(tune.TUNABLE[kernel].candidates())
+    monkeypatch.setattr(tune.Tunable, "candidates", lambda self: iter(ends))
     seen = []
     with served_by("CUDA"):
-        rows = tune.tune(kernel, torch.device("cpu"), 0.0, lambda fn, prepare, inner: seen.append(fn) or 1.0)
+        rows = tune.tune(kernel, torch.device("cpu"), 60.0, lambda fn, prepare, inner: seen.append(fn) or 1.0)
     assert rows[0][0] == tuned(kernel) and not any(problem for *_, problem in rows)
-    assert len(seen) == len(rows)
+    assert len(rows) >= 2 and len(seen) >= len(rows)
 
 
 def test_the_command_needs_a_gpu(monkeypatch):
