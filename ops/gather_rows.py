@@ -23,10 +23,20 @@ def check_reachable(owner: str, tensors: dict[str, Tensor | None], ids: Tensor) 
             raise ValueError(f"{owner}: {name} must be on {ids.device} like ids, or pinned, got {x.device}")
 
 
+def _on_device(table: Tensor, ids: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The arguments as the kernel reads them."""
+    check_reachable("gather_rows", {"table": table, "scale": scale}, ids)
+    # a slice of columns is read in place; only rows whose elements are apart are copied
+    table = table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
+    return table, ids.contiguous(), None if scale is None else scale.contiguous()
+
+
 @impl("gather_rows", "CUDA")
 def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, deterministic: bool) -> Tensor:
+    from gnnaccel.kernels.triton.gather_rows import gather_rows_fwd
+
     out = torch.empty((*ids.shape, table.shape[1]), dtype=dtype, device=ids.device)
-    _cuda_out(out, table, ids, scale)
+    gather_rows_fwd(out, *_on_device(table, ids, scale))
     return out
 
 
@@ -34,10 +44,7 @@ def _cuda(table: Tensor, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, 
 def _cuda_out(out: Tensor, table: Tensor, ids: Tensor, scale: Tensor | None) -> None:
     from gnnaccel.kernels.triton.gather_rows import gather_rows_fwd
 
-    check_reachable("gather_rows", {"table": table, "scale": scale}, ids)
-    # a slice of columns is read in place; only rows whose elements are apart are copied
-    table = table if table.shape[1] <= 1 or table.stride(1) == 1 else table.contiguous()
-    gather_rows_fwd(out, table, ids.contiguous(), None if scale is None else scale.contiguous())
+    gather_rows_fwd(out, *_on_device(table, ids, scale))
 
 
 @impl("gather_rows_backward", "CUDA")

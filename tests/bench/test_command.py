@@ -150,13 +150,19 @@ def test_one_wrong_element_is_red():
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_keeps_what_was_measured(bench, monkeypatch, kind):
+    # a shell starts what runs in its background with SIGINT ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def stop(runner):
         yield Row("job", "first", "step", "gnnaccel", True, "ok", p20_ms=1.0, p50_ms=1.0, p80_ms=1.0)
         signal.raise_signal(kind)
 
     for module in (harness, choose):
         monkeypatch.setitem(module.END_TO_END, "job", EndToEnd("job", stop))
-    found = CliRunner().invoke(app, ["bench", "job", "--threads", "1", "--json", "part.json"])
+    try:
+        found = CliRunner().invoke(app, ["bench", "job", "--threads", "1", "--json", "part.json"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert found.exit_code == cli.INTERRUPTED
     assert "interrupted after 1 rows; what was measured is in part.json" in " ".join(found.output.split())
     document = results.read(Path("part.json"))

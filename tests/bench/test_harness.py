@@ -340,7 +340,7 @@ def square_only(monkeypatch, tmp_path):
         for module in (harness, choose):
             monkeypatch.setattr(module, "REGISTRY", {"square": square_entry(time, **change)})
         return CliRunner().invoke(
-            cli.app, ["square", "--device", "cpu", "--quick", "--budget", "0.01", *map(str, args)]
+            cli.app, ["square", "--device", "cpu", "--threads", "1", "--quick", "--budget", "0.01", *map(str, args)]
         )
 
     return invoke

@@ -2,6 +2,7 @@
 
 import builtins
 import copy
+import importlib.util
 import re
 import sys
 from dataclasses import asdict
@@ -136,7 +137,9 @@ def test_both_hold_every_row_and_every_section(written):
     page, text = Page(written[0]).text, written[1]
     for title in ("Misses", "Wrong or failed", "Peers that did not run", "Rates", "Scaling", "End to end", "Everything",
                   "Environment", "To repeat it"):  # fmt: skip
-        assert title in page and f"# {title}\n" in text
+        assert f"# {title}\n" in text
+        # curves are pictures
+        assert title in page or (title == "Scaling" and importlib.util.find_spec("matplotlib") is None)
     want = sum(len(document()["rows"]) for _ in range(2))
     body = written[0].partition('<section id="everything"')[2].partition("</tbody>")[0]
     assert body.count("<tr>") - 1 == want
