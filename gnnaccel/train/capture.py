@@ -17,6 +17,7 @@ captured (`CapturedStep(fn)`) keeps to four rules:
 
 from __future__ import annotations
 
+import logging
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,28 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from gnnaccel.train.settings import ConfigError
+
+log = logging.getLogger("gnnaccel.train")
+
+
+def settings_allow(mode: str, reason: str | None) -> bool:
+    """Whether a run whose `train.capture` asks for a captured step gets one.
+
+    Args:
+        mode: `train.capture`, "on" or "auto". The latter warns where it does without.
+        reason: Why the settings have no step of fixed shapes; None if they have.
+
+    Raises:
+        ConfigError: `mode` is "on" and there is a reason.
+    """
+    if reason is None:
+        return True
+    if mode == "on":
+        raise ConfigError(f"train.capture=on cannot serve these settings: {reason}")
+    log.warning("steps are not captured in a CUDA graph (train.capture=auto): %s", reason)
+    return False
 
 
 class CaptureError(RuntimeError):

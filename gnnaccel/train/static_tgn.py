@@ -18,7 +18,6 @@ otherwise sums over roots are cut in other places, which shows in the last bits 
 
 from __future__ import annotations
 
-import logging
 import math
 from itertools import pairwise
 from typing import Any
@@ -32,12 +31,10 @@ from gnnaccel.models import ComposedModel
 from gnnaccel.nn import AttentionAggregator, IdentityAggregator, LinkDecoder, MeanAggregator, MemoryUpdater
 from gnnaccel.ops._commit_events import commit_events
 from gnnaccel.ops.unique_nodes import unique_nodes_padded
-from gnnaccel.train.capture import CapturedStep
-from gnnaccel.train.config import ConfigError
+from gnnaccel.train.capture import CapturedStep, settings_allow
 from gnnaccel.train.optimizer import FusedAdam
 from gnnaccel.train.schedule import batch_bounds
 
-log = logging.getLogger("gnnaccel.train")
 PLACES = 1 << 22  # ids that are numbered at once, roots, neighbours and theirs
 LONGEST = 4  # times train.batch_size; a longer batch (many events of one time) would pad all others to its size
 
@@ -272,10 +269,4 @@ def static_step(task: Any, optimizer: FusedAdam) -> StaticStep | None:
     mode = task.config.train.capture
     if mode == "off" or (mode == "auto" and task.device.type != "cuda"):
         return None
-    reason = why_not(task)
-    if reason is None:
-        return StaticStep(task, optimizer)
-    if mode == "on":
-        raise ConfigError(f"train.capture=on cannot serve these settings: {reason}")
-    log.warning("steps are not captured in a CUDA graph (train.capture=auto): %s", reason)
-    return None
+    return StaticStep(task, optimizer) if settings_allow(mode, why_not(task)) else None

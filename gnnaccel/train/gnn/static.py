@@ -8,7 +8,6 @@ they have no gradient. Sums over rows are cut in other places, which shows in th
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
@@ -18,12 +17,10 @@ from torch.nn import functional as F
 from gnnaccel.graph.hops import HopBlock
 from gnnaccel.nn.conv import TableRows
 from gnnaccel.ops.unique_nodes import unique_nodes_padded
-from gnnaccel.train.capture import CapturedStep
+from gnnaccel.train.capture import CapturedStep, settings_allow
 from gnnaccel.train.gnn.task import NodeTask, step_seed
 from gnnaccel.train.optimizer import FusedAdam
-from gnnaccel.train.settings import ConfigError
 
-log = logging.getLogger("gnnaccel.train")
 IGNORED = -100  # target of padding
 MOST = 4 << 30  # bytes of the input rows of a step with room for all that may be found
 
@@ -62,13 +59,7 @@ def static_step(task: Any, optimizer: FusedAdam) -> StaticStep | None:
     mode = task.config.train.capture
     if mode == "off" or (mode == "auto" and task.device.type != "cuda"):
         return None
-    reason = why_not(task)
-    if reason is None:
-        return StaticStep(task, optimizer)
-    if mode == "on":
-        raise ConfigError(f"train.capture=on cannot serve these settings: {reason}")
-    log.warning("steps are not captured in a CUDA graph (train.capture=auto): %s", reason)
-    return None
+    return StaticStep(task, optimizer) if settings_allow(mode, why_not(task)) else None
 
 
 class StaticStep:

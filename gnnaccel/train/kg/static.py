@@ -6,7 +6,6 @@ of `Schedule`, to the bit. Positives among candidates are bits. Losses are kept 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +16,13 @@ from gnnaccel.data.kg.negatives import _NEGATIVES, _SIDES, NegativeBatch, chunk_
 from gnnaccel.nn.kg import MATRICES
 from gnnaccel.ops._kg_draw import kg_draw
 from gnnaccel.ops._kg_loss import pack_bits
-from gnnaccel.train.capture import CapturedStep
+from gnnaccel.train.capture import CapturedStep, settings_allow
 from gnnaccel.train.kg.config import KGConfig
 from gnnaccel.train.kg.step import Batch, TrainStep, Update
-from gnnaccel.train.settings import ConfigError
 
 if TYPE_CHECKING:
     from gnnaccel.train.kg.trainer import Schedule
 
-log = logging.getLogger("gnnaccel.train")
 CAPACITY = 32  # steps between looks at the losses
 
 
@@ -54,13 +51,7 @@ def static_step(step: TrainStep, schedule: Schedule) -> StaticStep | None:
     mode = step.config.train.capture
     if not wanted(mode, step.model.entity.device):
         return None
-    reason = obstacle(step.config)
-    if reason is None:
-        return StaticStep(step, schedule)
-    if mode == "on":
-        raise ConfigError(f"train.capture=on cannot serve these settings: {reason}")
-    log.warning("steps are not captured in a CUDA graph (train.capture=auto): %s", reason)
-    return None
+    return StaticStep(step, schedule) if settings_allow(mode, obstacle(step.config)) else None
 
 
 class StaticStep:
