@@ -54,6 +54,8 @@ class Entry:
             what is wrong.
         fresh: Arguments that the op changes in place: each call gets its own copy, made outside the clock.
         missing: Peers that could not be imported -> why; printed as such.
+        refuses: Provider -> `(arguments) -> str`, why it cannot do this case (a dtype that it has not), or "" where it can.
+            Printed as missing.
         extra: Anything else, carried into the JSON.
     """
 
@@ -79,6 +81,7 @@ class Entry:
     check: Callable[[str, list[Tensor], list[Tensor]], str | None] | None = None
     fresh: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    refuses: Mapping[str, Callable[[Args], str]] = field(default_factory=dict)
     compile: str = ""
     gathers: bool = False
 
@@ -110,9 +113,10 @@ class Entry:
 class Row:
     """One provider in one mode of one case: a line of the results. Times in ms, rates in GB/s and GFLOP/s.
 
-    `gate` is `ok`, `red` (wrong result: no numbers), `error` (it raised), `missing` (not installed) or `skipped` (left out of a
-    short run). `ratio` is this provider's time over ours, turn by turn (above 1: ours is faster). The percentages are of the
-    rates of a copy, of a copy of random rows and of a matrix product, measured in the same run with as many threads.
+    `gate` is `ok`, `red` (wrong result: no numbers), `error` (it raised), `missing` (not installed, or cannot do this case) or
+    `skipped` (left out of a short run). `ratio` is this provider's time over ours, turn by turn (above 1: ours is faster). The
+    percentages are of the rates of a copy, of a copy of random rows and of a matrix product, measured in the same run with as
+    many threads.
     """
 
     op: str

@@ -133,9 +133,11 @@ class Runner:
     ) -> tuple[dict[str, Contender], dict[str, tuple[str, str]]]:
         """Who takes part, and who does not: name -> (`missing` | `skipped`, why)."""
         settings, absent = self.settings, {name: ("missing", why) for name, why in entry.missing.items()}
+        absent |= {name: ("missing", why) for name, asked in entry.refuses.items() if (why := asked(args))}
         found = {
             name: Contender(fn, entry.prepare[name](args) if name in entry.prepare else args)
             for name, fn in entry.providers.items()
+            if name not in absent
         }
         ours = found[entry.ours]
         if settings.one_thread and settings.device.type == "cpu" and torch.get_num_threads() > 1:
@@ -145,6 +147,8 @@ class Runner:
                 absent[COMPILED] = ("skipped", "it compiles for longer than a quick run may take")
             elif why := lacking(settings):
                 absent[COMPILED] = ("missing", why)
+            elif entry.compile in absent:
+                absent[COMPILED] = absent[entry.compile]
             else:
                 eager = found[entry.compile]
                 found[COMPILED] = dataclasses.replace(eager, fn=compiled(eager.fn, settings), like=entry.compile)

@@ -1,5 +1,6 @@
 """The benchmark harness: its entries are right, wrong results print no number, slow-downs are caught. No real timing here."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from gnnaccel.bench import choose, cli, entries, harness, results
+from gnnaccel.bench.compiled import COMPILED
 from gnnaccel.bench.device import CpuClock, CudaClock, environment, peak_extra_bytes, percentiles
 from gnnaccel.bench.harness import Call, Entry, Row, Runner, Settings, interleave
 
@@ -38,6 +40,7 @@ def test_entry_names_cases_that_exist(name):
     assert set(entry.reference_cases or ()) <= {*entry.cases, "tiny"}
     for mapping in (entry.prepare, entry.view):
         assert set(mapping) <= {*entry.providers, *entry.missing, "reference"}
+    assert set(entry.refuses) <= {*entry.providers, *entry.missing} - {entry.ours}
 
 
 @pytest.mark.parametrize("name", sorted(harness.REGISTRY))
@@ -244,6 +247,28 @@ def test_missing_peer_is_printed():
     time = FakeTime()
     rows = run(square_entry(time, missing={"dgl": "not installed"}), time)
     assert {(r.gate, r.detail) for r in rows if r.provider == "dgl"} == {("missing", "not installed")}
+
+
+def test_peer_that_cannot_do_a_case_is_missing_there():
+    time = FakeTime()
+    entry = square_entry(time, refuses={"peer": lambda args: "too long" if len(args["x"]) > 8 else ""}, compile="peer")
+    rows = [r for r in run(entry, time) if r.provider == "peer"]
+    assert {(r.case, r.gate, r.detail) for r in rows} == {("small", "ok", ""), ("large", "missing", "too long")}
+    assert all((r.p50_ms is None) == (r.case == "large") for r in rows)
+    rows = run(
+        dataclasses.replace(entry, refuses={"peer": lambda args: "no"}), time, correctness_only=True, compiled=True
+    )
+    assert {(r.gate, r.detail) for r in rows if r.provider in ("peer", COMPILED)} == {("missing", "no")}
+
+
+@pytest.mark.parametrize("case", ["max_16k_k10_of_100k"])
+def test_data_of_gradients_of_maxima_has_no_ties(case):
+    entry = harness.REGISTRY["gather_aggregate_grad"]
+    args = entry.make({**entry.cases[case], "N": 2000, "F": 7, "R": 300}, "cpu", 0)
+    live = torch.arange(args["nbr"].shape[1]) < args["count"].unsqueeze(1)
+    assert bool((args["nbr"][live] >= 0).all()) and int(args["nbr"].max()) < 2000
+    assert all(len(set(row[row >= 0].tolist())) == int((row >= 0).sum()) for row in args["nbr"])
+    assert all(len(column.unique()) == 2000 for column in args["table"].T)
 
 
 def test_peak_memory():
