@@ -65,6 +65,18 @@ struct RowList {
   int64_t n, ahead, columns, bytes, width;
 };
 
+// To be called for each row i of [begin, end): prefetches the rows ahead of it, several at a time. A prefetch does not
+// retire before its address is translated, which takes as long as the row does where pages are small, and what is
+// computed between two prefetches would keep the second out of the core meanwhile.
+template <class In>
+GNNACCEL_INLINE void prefetch_ahead(const RowList<In>& x, int64_t begin, int64_t i, int64_t end) {
+  constexpr int64_t kBurst = 16;
+  if ((i - begin) % kBurst != 0) return;
+  const int64_t last = i + kBurst < end ? i + kBurst : end;
+  for (int64_t j = i; j < last; ++j) __builtin_prefetch(x.row[j + x.ahead], 0, 2);
+  for (int64_t j = i; j < last; ++j) prefetch_lines(x.row[j + x.ahead], x.bytes);
+}
+
 // Rows that stay in the first cache while they are read once a basis and column block.
 template <class In>
 GNNACCEL_INLINE int64_t piece_of(const RowList<In>& x) {
@@ -79,7 +91,7 @@ GNNACCEL_INLINE void add_block(const RowList<In>& x, int64_t begin, int64_t end,
   vec_t<A> acc[N];
   for (int b = 0; b < N; ++b) acc[b] = at(sum + f + b * L);
   for (int64_t i = begin; i < end; ++i) {
-    if constexpr (kPrefetch) prefetch_lines(x.row[i + x.ahead], x.bytes);
+    if constexpr (kPrefetch) prefetch_ahead(x, begin, i, end);
     const In* row = x.row[i] + f;
     for (int b = 0; b < N; ++b) {
       vec_t<A> v;
@@ -172,7 +184,7 @@ GNNACCEL_AVX2 inline void add_eights(const RowList<In>& x, int64_t begin, int64_
   __m256 acc[N];
   for (int b = 0; b < N; ++b) acc[b] = _mm256_load_ps(sum + f + 8 * b);
   for (int64_t i = begin; i < end; ++i) {
-    if (prefetch) prefetch_lines(x.row[i + x.ahead], x.bytes);
+    if (prefetch) prefetch_ahead(x, begin, i, end);
     const __m256 factor = _mm256_set1_ps(w == nullptr ? 1.0f : w[i * B]);
     for (int b = 0; b < N; ++b) {
       __m256 v;
@@ -208,7 +220,7 @@ GNNACCEL_CLONES inline void add_bytes(const int8_t* row, float w, float* sum, in
 inline void sum_row_list(const RowList<int8_t>& x, const float* w, int64_t B, float* sum) {
   if (kAvx2) return sum_in_eights(x, w, B, sum);
   for (int64_t i = 0; i < x.n; ++i) {
-    prefetch_lines(x.row[i + x.ahead], x.bytes);
+    prefetch_ahead(x, 0, i, x.n);
     for (int64_t b = 0; b < B; ++b) add_bytes(x.row[i], w[i * B + b], sum + b * x.width, x.columns);
   }
 }
@@ -247,7 +259,7 @@ GNNACCEL_CLONES inline void max_row(const double* row, double scale, int32_t k, 
 template <class In, class A, class F>
 void each_row(const RowList<In>& x, A* room, const F& f) {
   for (int64_t i = 0; i < x.n; ++i) {
-    prefetch_lines(x.row[i + x.ahead], x.bytes);
+    prefetch_ahead(x, 0, i, x.n);
     if constexpr (std::is_same_v<In, A>) {
       f(i, x.row[i]);
     } else {
