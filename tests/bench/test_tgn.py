@@ -1,4 +1,4 @@
-"""PyG's TGN as the peer it claims to be, and the race against it. No real timing here."""
+"""PyG's and TGM's TGN as the peers they claim to be, and the race against them. No real timing here."""
 
 import math
 from types import SimpleNamespace
@@ -110,6 +110,110 @@ def test_training_the_peer(peer, stream, msg, features):
     assert result["val_ap"] == max(r["val_ap"] for r in rows)
     assert set(result["stage_seconds"]) == {"sample", "forward", "backward", "state"}
     assert result["epoch_seconds"] > 0
+
+
+K = 30  # ring of the peers compared: PyG keeps arbitrary ones of more events than fit that a node has in one batch
+
+
+@pytest.fixture
+def tgm():
+    pytest.importorskip("tgm")
+    from gnnaccel.baselines.peers import tgn_tgm
+
+    return tgn_tgm
+
+
+def alike(peer, tgm, stream, negatives, **ways):
+    """PyG's model and TGM's with its weights, both without dropout."""
+    dims = {"dim_memory": 8, "dim_time": 8, "dim_embed": 8, "neighbors": K, "lr": 1e-2}
+    pyg = peer.PyGTGN(stream, num_nodes=N, dropout=0.0, heads=tgm.HEADS, seed=7, **dims)
+    other = tgm.TGMTGN(stream, negatives, num_nodes=N, batch_size=25, **dims, **ways)
+    other.gnn.conv.dropout = 0.0
+    with torch.no_grad():
+        other.memory.memory_updater.load_state_dict(pyg.memory.gru.state_dict())
+        other.memory.time_enc.w.load_state_dict(pyg.memory.time_enc.lin.state_dict())
+        other.gnn.conv.load_state_dict(pyg.gnn.conv.state_dict())
+        first, last = other.link.model[0], other.link.model[-1]
+        a, b = pyg.link.lin_src, pyg.link.lin_dst
+        first.weight.copy_(torch.cat([a.weight, b.weight], 1))
+        first.bias.copy_(a.bias + b.bias)
+        last.load_state_dict(pyg.link.lin_final.state_dict())
+    # two biases that are added learn twice as fast as one; fixed ones learn alike
+    for bias in (a.bias, b.bias, first.bias):
+        bias.requires_grad_(False)
+    for model in (pyg, other):
+        model.reset()
+    return pyg, other
+
+
+@pytest.mark.parametrize("ways", [{}, {"aggregator": "tgm"}, {"distinct": False}], ids=str)
+def test_tgm_learns_what_pyg_learns(peer, tgm, stream, ways):
+    """Given PyG's weights TGM's composition gives its losses, step after step, and leaves its memory."""
+    stream.t = torch.arange(E) * 7 + 3  # of equal times each library takes another message
+    negatives = draw(torch.arange(E), 1, 1)[:, 0]
+    pyg, other = alike(peer, tgm, stream, negatives, **ways)
+    if "aggregator" in ways:  # which differ on nodes without messages, see below
+        pyg.memory.aggr_module = tgm.LastAggregator()
+    bounds = [(lo, min(lo + 25, E)) for lo in range(0, E, 25)]
+    assert bounds[-1] == (100, 120)  # a short one too
+    losses = [(other.train_step(lo, hi), pyg.train_step(lo, hi, negatives[lo:hi])) for lo, hi in bounds]
+    assert [a for a, _ in losses] == pytest.approx([b for _, b in losses], rel=1e-5)
+    assert losses[0][0] != pytest.approx(losses[-1][0])
+    torch.testing.assert_close(other.memory.memory, pyg.memory.memory, rtol=1e-4, atol=1e-5)
+    assert torch.equal(other.memory.last_update, pyg.memory.last_update)
+    assert float(pyg.memory.memory.abs().max()) > 0.01
+
+
+def test_both_aggregators_take_the_last_message(tgm):
+    gen = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 40, (90,), generator=gen)
+    msg, t = torch.randn(90, 3, generator=gen), torch.randperm(90, generator=gen)
+    own, pyg = (aggregate(msg, index, t, 50) for aggregate in (tgm.LastAggregator(), tgm.PyGLastAggregator()))
+    some = torch.bincount(index, minlength=50) > 0
+    assert 0 < int(some.sum()) < 50
+    assert torch.equal(own[some], pyg[some])
+    assert not own[~some].any()  # PyG's rows of these are whatever they are
+
+
+def test_tgm_samples_the_neighbours_of_the_definition(tgm, stream):
+    from gnnaccel.baselines.reference.temporal_sample import temporal_sample
+
+    size, fanout = 25, 3
+    stream.t = torch.arange(E) * 7 + 3
+    stream.msg = torch.arange(E, dtype=torch.float32)[:, None]  # events travel as features
+    negatives = draw(torch.arange(E), 1, 1)[:, 0]
+    model = tgm.TGMTGN(stream, negatives, num_nodes=N, batch_size=size, dim_embed=8, neighbors=fanout)
+    model.reset()
+    for i, batch in enumerate(model.batches):
+        part = slice(i * size, (i + 1) * size)
+        given = torch.cat([stream.src[part], stream.dst[part], negatives[part]])
+        assert torch.equal(torch.cat([batch.edge_src, batch.edge_dst, batch.neg]), given.int())
+        roots = batch.seed_nids[0].long()
+        assert torch.equal(roots, given.unique())
+        start = (stream.t[i * size].item(), i * size)
+        want = temporal_sample(
+            *(stream.src, stream.dst, stream.t, roots, batch.seed_times[0], fanout),
+            semantics="before_batch",
+            batch_start=start,
+        )
+        nbr = batch.nbr_nids[0].long().flip(1)
+        assert torch.equal(nbr, want[0].long())
+        eid = torch.where(nbr >= 0, batch.nbr_edge_x[0][..., 0].long().flip(1), -1)
+        assert torch.equal(eid, want[1].long())
+
+
+def test_tgm_says_what_it_cannot_do(tgm, stream):
+    sizes = {"num_nodes": N, "batch_size": 25, "dim_embed": 8}
+    negatives = draw(torch.arange(E), 1, 1)[:, 0]
+    with pytest.raises(ValueError, match=r"aggregator must be 'pyg' or 'tgm', got 'mean'"):
+        tgm.TGMTGN(stream, negatives, aggregator="mean", **sizes)
+    model = tgm.TGMTGN(stream, negatives, **sizes)
+    model.reset()
+    with pytest.raises(ValueError, match=r"batch is events \[0, 25\), not \[25, 50\)"):
+        model.train_step(25, 50)
+    stream.msg = None
+    with pytest.raises(ValueError, match="must have messages"):
+        tgm.TGMTGN(stream, negatives, **sizes)
 
 
 def test_metrics_by_hand(peer):
@@ -240,12 +344,14 @@ def test_wikipedia_like_stream():
 
 
 def test_one_segment_end_to_end():
-    """Both real contenders train on a small stream, and learn."""
+    """All real contenders that are there train on a small stream, and learn."""
     pytest.importorskip("torch_geometric")
     pytest.importorskip("gnnaccel.train.trainer")
     rows = list(tgn.run(Runner(Settings(correctness_only=True))))
-    assert {r.provider for r in rows} == {"gnnaccel", "pyg"}
-    assert [f"{r.provider}: {r.detail}" for r in rows if r.gate != "ok"] == []
+    assert {r.provider for r in rows} == {"gnnaccel", "pyg", "tgm"}
+    there = [r for r in rows if r.gate != "missing"]
+    assert [f"{r.provider}: {r.detail}" for r in there if r.gate != "ok"] == []
+    assert {r.provider for r in there} >= {"gnnaccel", "pyg"}
     assert all(r.p50_ms is None for r in rows)
 
 
