@@ -54,6 +54,7 @@ JOBS = (
     Job("kg-gpu", "models", 150),
     Job("temporal_sample_gpu", "ops", 45),
     Job("gather_rows_gpu", "ops", 90),
+    Job("sage-gpu", "models", 110),
     Job("temporal_attention", "ops", 70, ("--quick",)),
     Job("memory_update", "ops", 60, ("--quick",)),
     Job("gather_rows_pinned", "ops", 40),
@@ -108,7 +109,7 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def interrupt(process: subprocess.Popen[str]) -> None:
+def interrupt(process: subprocess.Popen[bytes]) -> None:
     """End a job as Ctrl-C does, upon which it writes the rows it has; by force if that takes long."""
     process.send_signal(signal.SIGINT)
     with suppress(subprocess.TimeoutExpired):

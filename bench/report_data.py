@@ -48,6 +48,7 @@ HEADLINE = (
 #: Entries of a GPU's size, where they were run.
 HEADLINE_GPU = (
     ("kg-gpu", "training knowledge graphs"),
+    ("sage-gpu", "training GraphSAGE"),
     ("temporal_sample_gpu", "sampling the past"),
     ("gather_rows_gpu", "gathering rows"),
 )

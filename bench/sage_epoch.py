@@ -172,6 +172,8 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
 
     settings = runner.settings
     only_gate = settings.correctness_only
+    if settings.device.type != "cpu":
+        return  # a race of CPUs; sage-gpu is a GPU's
     keep_freed_memory()  # as `gnnaccel train` does; it serves every contender of this process
     size = size or (Size(100_000, 1_000_000, batches=2) if settings.quick else Size())
     case = f"powerlaw_{size.nodes}_{size.edges}_b{size.batch}_f{size.features}_" + "-".join(map(str, size.fanouts))

@@ -27,7 +27,7 @@ class Found(NamedTuple):
 
 
 class TorchSampler:
-    """Plain torch: Floyd's algorithm a column at a time, `torch.unique` to number the nodes."""
+    """Plain torch, on the device of the arrays: Floyd's algorithm a column at a time, `torch.unique` to number the nodes."""
 
     def __init__(self, indptr: Tensor, nbr: Tensor) -> None:
         self.indptr, self.nbr = indptr, nbr
@@ -35,31 +35,32 @@ class TorchSampler:
     def one(self, nodes: Tensor, fanout: int) -> tuple[Tensor, Tensor]:
         start = self.indptr[nodes]
         n = self.indptr[nodes + 1] - start
-        picks = torch.arange(fanout).expand(len(nodes), fanout).clone()
+        columns = torch.arange(fanout, device=nodes.device)
+        picks = columns.expand(len(nodes), fanout).clone()
         drawn = (n > fanout).nonzero()[:, 0]
         mine = picks[drawn].fill_(-1)
         for i in range(fanout):
             last = n[drawn] - fanout + i
-            pick = (torch.rand(len(drawn), dtype=torch.float64) * (last + 1)).long()
+            pick = (torch.rand(len(drawn), dtype=torch.float64, device=nodes.device) * (last + 1)).long()
             mine[:, i] = torch.where((mine[:, :i] == pick[:, None]).any(1), last, pick)
         picks[drawn] = mine
         count = n.clamp(max=fanout)
-        valid = torch.arange(fanout) < count[:, None]
+        valid = columns < count[:, None]
         at = torch.where(valid, start[:, None] + picks, 0)
         return torch.where(valid, self.nbr[at], -1), count
 
     def hops(self, seeds: Tensor, fanouts: list[int]) -> Found:
-        nodes, edges = seeds, []
-        table = torch.empty(len(self.indptr) - 1, dtype=torch.int64)
+        nodes, edges, device = seeds, [], seeds.device
+        table = torch.empty(len(self.indptr) - 1, dtype=torch.int64, device=device)
         for fanout in fanouts:
             nbr, count = self.one(nodes, fanout)
             found = nbr[nbr >= 0].long()
             unique = found.unique()
             table[unique] = -1
-            table[nodes] = torch.arange(len(nodes))
+            table[nodes] = torch.arange(len(nodes), device=device)
             new = unique[table[unique] < 0]
-            table[new] = torch.arange(len(nodes), len(nodes) + len(new))
-            edges.append((table[found], torch.arange(len(nodes)).repeat_interleave(count)))
+            table[new] = torch.arange(len(nodes), len(nodes) + len(new), device=device)
+            edges.append((table[found], torch.arange(len(nodes), device=device).repeat_interleave(count)))
             nodes = torch.cat([nodes, new])
         return Found(nodes, edges, True)
 

@@ -26,24 +26,39 @@ class _Layer(nn.Module):
         super().__init__()
         self.own, self.neighbor = nn.Linear(dim_in, dim_out), nn.Linear(dim_in, dim_out, bias=False)
 
-    def forward(self, x: Tensor, src: Tensor, dst: Tensor, rows: int) -> Tensor:
+    def forward(self, x: Tensor, src: Tensor, dst: Tensor, count: Tensor) -> Tensor:
+        rows = count.shape[0]
         total = x.new_zeros(rows, x.shape[1]).index_add_(0, dst, x[src])
-        count = torch.bincount(dst, minlength=rows).clamp(min=1).unsqueeze(1)
         return self.own(x[:rows]) + self.neighbor(total / count)
 
 
 class TorchSage:
-    """Plain PyTorch: vectorised sampling, gathering, `index_add_`."""
+    """Plain PyTorch on the device of the arrays: vectorised sampling, gathering, `index_add_`.
+
+    Args:
+        backend: The layers by torch.compile with this backend, for shapes that change from batch to batch.
+    """
 
     sampler: Any = TorchSampler
 
     def __init__(
-        self, indptr: Tensor, nbr: Tensor, x: Tensor, y: Tensor, dims: list[int], fanouts: list[int], lr: float
+        self,
+        indptr: Tensor,
+        nbr: Tensor,
+        x: Tensor,
+        y: Tensor,
+        dims: list[int],
+        fanouts: list[int],
+        lr: float,
+        backend: str | None = None,
     ) -> None:
         self.x, self.y, self.fanouts = x, y, fanouts
         self.samples = self.sampler(indptr, nbr)
-        self.layers = self.make(dims)
-        self.optimizer = torch.optim.Adam(self.layers.parameters(), lr=lr)
+        self.layers = self.make(dims).to(x.device)
+        self.optimizer = torch.optim.Adam(self.layers.parameters(), lr=lr, fused=x.is_cuda or None)
+        self.outputs: Any = self.apply
+        if backend is not None:
+            self.outputs = torch.compile(self.apply, dynamic=True, backend=backend)
 
     def make(self, dims: list[int]) -> nn.ModuleList:
         return nn.ModuleList(_Layer(a, b) for a, b in pairwise(dims))
@@ -57,12 +72,19 @@ class TorchSage:
 
     def logits(self, seeds: Tensor) -> Tensor:
         found: Found = self.samples.hops(seeds, self.fanouts)
-        x = self.x[found.nodes]
         sizes = destinations(found, len(seeds))
+        counts = [
+            torch.bincount(dst, minlength=rows).clamp(min=1).unsqueeze(1)
+            for (_, dst), rows in zip(found.edges, sizes, strict=True)
+        ]
+        return self.outputs(self.x[found.nodes], found.edges[::-1], counts[::-1])
+
+    def apply(self, x: Tensor, edges: list[tuple[Tensor, Tensor]], counts: list[Tensor]) -> Tensor:
+        """The layers, each with its edges and `[rows, 1]` numbers of neighbours, from the input on."""
+        last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            hop = len(self.layers) - 1 - i
-            x = layer(x, *found.edges[hop], sizes[hop])
-            x = x if hop == 0 else x.relu()
+            x = layer(x, *edges[i], counts[i])
+            x = x if i == last else x.relu()
         return x
 
     def step(self, seeds: Tensor) -> float:
