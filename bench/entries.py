@@ -146,10 +146,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Settings:
-    """How to run. `budget` is seconds of timing for each (case, mode), at least `min_rounds` turns
-    unless that takes six times as long; `data` is what end-to-end jobs train on; `one_thread`
-    lets our op run on one thread, too, where there are more; `compiled` times torch.compile where an entry names a provider for
-    it."""
+    """How to run. `budget` is seconds of timing for each (case, mode), at least `min_rounds` turns unless that takes six times
+    as long; a call of more than `slow` seconds gets two turns; `data` is what end-to-end jobs train on; `one_thread` lets our
+    op run on one thread, too, where there are more; `compiled` times torch.compile where an entry names a provider for it."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     quick: bool = False
@@ -157,6 +156,7 @@ class Settings:
     budget: float = 2.0
     min_rounds: int = 7
     max_rounds: int = 200
+    slow: float = 2.0
     seed: int = 0
     data: str | None = None
     one_thread: bool = False

@@ -182,7 +182,8 @@ class Runner:
                     out.p20_ms, out.p50_ms, out.p80_ms = 1e3 * p20, 1e3 * p50, 1e3 * p80
                     out.rounds, out.inner = len(seconds[name]), inner[name]
                     if name != entry.ours:
-                        turns = [theirs / own for theirs, own in zip(seconds[name], mine, strict=True)]
+                        both = zip(seconds[name], mine, strict=False)  # who is slow has fewer turns
+                        turns = [theirs / own for theirs, own in both]
                         out.ratio_p20, out.ratio, out.ratio_p80 = percentiles(turns)
                     call = calls[name]
                     if mode != "bwd":  # the graph that bwd starts from is made outside; full tells the whole

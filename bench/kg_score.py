@@ -44,10 +44,7 @@ for model in ("transe_l1", "transe_l2", "distmult", "complex", "rotate"):
     register(
         Entry(
             op=f"kg_score_{model}",
-            cases={
-                "fb15k237_step": {**STEP, "model": model},
-                "fb15k237_step_1thread": {**STEP, "model": model, "threads": 1},
-            },
+            cases={"fb15k237_step": {**STEP, "model": model}},
             quick={"fb15k237_one_chunk": {**STEP, "C": 1, "model": model}},
             tiny={**TINY, "model": model},
             reference_cases=("tiny",),

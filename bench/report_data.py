@@ -180,8 +180,8 @@ def absent(documents: Sequence[Document]) -> list[tuple[str, str, list[str]]]:
 
 
 def closest(found: Sequence[Pair]) -> Pair | None:
-    """The comparison with the fastest peer; of several runs, that with most threads."""
-    found = [p for p in found if not p.yardstick]
+    """The comparison with the fastest peer, in the first case; of several runs, that with most threads."""
+    found = [p for p in found if not p.yardstick and p.row["case"] == found[0].row["case"]]
     most = max((p.row["threads"] for p in found), default=0)
     return min((p for p in found if p.row["threads"] == most), key=lambda p: p.row["ratio"], default=None)
 

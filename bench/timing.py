@@ -29,13 +29,20 @@ def cpu_threads(n: int | None) -> Iterator[int]:
 def interleave(
     calls: Mapping[str, Call], clock: Clock, settings: Settings
 ) -> tuple[dict[str, list[float]], dict[str, int]]:
-    """Time all calls in turns until the budget is spent; returns seconds a call by turn, and the calls in each turn."""
+    """Time all calls in turns until the budget is spent; returns seconds a call by turn, and the calls in each turn.
+
+    A call that takes longer than `settings.slow` seconds takes part in the first two turns alone, of which its warming up, the
+    second call after the gate's, is one: a library a hundred times slower must not decide how long the others are timed.
+    """
     inner: dict[str, int] = {}
+    slow: dict[str, float] = {}
     for name, call in calls.items():
         with cpu_threads(call.threads):
             guess = clock(call.fn, call.prepare, 1)
             if guess < settings.budget:  # the first call of a quick one is mostly warming up
                 guess = min(clock(call.fn, call.prepare, 1) for _ in range(2))
+        if guess > settings.slow:
+            slow[name] = guess
         # a turn of at least 0.2 ms keeps the clock's own cost below a thousandth
         inner[name] = max(1, min(1000, math.ceil(2e-4 / max(guess, 1e-7))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -51,6 +58,9 @@ def interleave(
             # rotate, so that nobody always runs in the cache that the same predecessor left
             shift = turn % len(order)
             for name in order[shift:] + order[:shift]:
+                if name in slow and turn != 1:
+                    seconds[name] += [slow[name]] * (turn == 0)
+                    continue
                 call = calls[name]
                 with cpu_threads(call.threads):
                     seconds[name].append(clock(call.fn, call.prepare, inner[name]))

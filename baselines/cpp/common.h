@@ -15,9 +15,7 @@
 #include <string>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "huge_pages.h"
 
 namespace gnnaccel {
 
@@ -36,17 +34,8 @@ const T* ptr(const Tensor& tensor) {
   return static_cast<const T*>(tensor.data_ptr());
 }
 
-// Large outputs in huge pages where the system leaves that to programs: a fault every 2 MB instead of every 4 KB.
 inline Tensor with_huge_pages(Tensor tensor) {
-#if defined(__linux__)
-  constexpr uintptr_t kLarge = uintptr_t{4} << 20, kPage = 4096;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(tensor.data_ptr()),
-                  size = static_cast<uintptr_t>(tensor.numel()) * tensor.element_size();
-  if (size >= kLarge) {
-    const uintptr_t first = (begin + kPage - 1) & ~(kPage - 1), last = (begin + size) & ~(kPage - 1);
-    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // advice: failure changes nothing
-  }
-#endif
+  advise_huge_pages_if_free(tensor.data_ptr(), static_cast<uintptr_t>(tensor.numel()) * tensor.element_size());
   return tensor;
 }
 

@@ -10,9 +10,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "huge_pages.h"
 
 namespace gnnaccel {
 
@@ -24,12 +22,7 @@ class NumberTable {
     const size_t bytes = (static_cast<size_t>(nodes) + 1) * sizeof(uint32_t);
     slots_ = static_cast<uint32_t*>(std::calloc(bytes, 1));
     if (slots_ == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-    constexpr uintptr_t kPage = 4096;
-    const uintptr_t begin = reinterpret_cast<uintptr_t>(slots_), first = (begin + kPage - 1) & ~(kPage - 1),
-                    last = (begin + bytes) & ~(kPage - 1);
-    if (bytes >= size_t{4} << 20) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-#endif
+    advise_huge_pages(slots_, bytes);  // it outlives many calls, which touch it at random places
   }
   ~NumberTable() { std::free(slots_); }
   NumberTable(const NumberTable&) = delete;

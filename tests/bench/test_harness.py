@@ -235,6 +235,29 @@ def test_turns_rotate():
     assert "".join(log[3:]) == "abcbcacab"
 
 
+def test_who_is_slow_takes_two_turns_and_does_not_shorten_the_others():
+    time = FakeTime()
+    calls = {name: Call(lambda s=s: time.spend(s)) for name, s in (("ours", 0.01), ("quick", 0.02), ("slow", 30.0))}
+    seconds, inner = interleave(calls, time, Settings(budget=0.1, min_rounds=7, slow=2.0))
+    assert seconds["slow"] == pytest.approx([30.0, 30.0])
+    assert inner["slow"] == 1
+    assert len(seconds["ours"]) == len(seconds["quick"]) >= 7
+
+
+def test_ratios_of_a_slow_peer_are_of_its_own_turns():
+    time = FakeTime()
+
+    def slow(x):
+        time.spend(5.0)
+        return x * x
+
+    entry = square_entry(time)
+    entry = square_entry(time, grad=(), providers={"gnnaccel": entry.providers["gnnaccel"], "slow": slow})
+    rows = {r.provider: r for r in run(entry, time)}
+    assert rows["slow"].rounds == 2 < rows["gnnaccel"].rounds
+    assert rows["slow"].ratio == pytest.approx(5e3 / rows["gnnaccel"].p50_ms)
+
+
 def test_case_sets_threads():
     time = FakeTime()
     before = torch.get_num_threads()
