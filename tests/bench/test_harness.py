@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from gnnaccel.bench import choose, cli, entries, harness, results
 from gnnaccel.bench.compiled import COMPILED
-from gnnaccel.bench.device import CpuClock, CudaClock, environment, peak_extra_bytes, percentiles
+from gnnaccel.bench.device import CpuClock, CudaClock, back_memory, environment, peak_extra_bytes, percentiles
 from gnnaccel.bench.harness import Call, Entry, Row, Runner, Settings, interleave
 
 harness.discover()
@@ -499,3 +499,17 @@ def test_cuda_clock_times_each_call_alone(monkeypatch):
     assert clock.flush.numel() == 1 << 26
     assert clock(lambda made: log.append(made), lambda: "made", 2) == pytest.approx(2e-3)
     assert log == ["event", "made", "event", "event", "made", "event", "wait"]
+
+
+def test_memory_is_touched_before_large_outputs_are_timed(monkeypatch):
+    touched = []
+    monkeypatch.setattr(harness, "back_memory", touched.append)
+    time = FakeTime()
+    rows = list(run(square_entry(time, cases={"one": {"n": 1000}}, grad=()), time))
+    assert touched == [8 * r.peak_bytes for r in rows if r.ours]
+
+
+def test_touching_more_memory_than_there_is_changes_nothing():
+    back_memory(1 << 20)
+    back_memory(5 << 20)
+    back_memory(1 << 62)
