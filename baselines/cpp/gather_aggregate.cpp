@@ -63,6 +63,9 @@ void reduce_rows(const Inputs<In, A>& in, const NeighborRows& nbrs, int64_t redu
   nbrs.tasks([&](int64_t first, int64_t last) {
     Gathered<In, A>& g = Gathered<In, A>::mine();
     g.begin(nbrs.between(first, last), in.bytes(), B);
+    if (in.scale != nullptr)
+      for (int64_t r = first; r < last; ++r)
+        nbrs.each(r, [&](const NeighborRows::Slot& s) { __builtin_prefetch(in.scale + s.id, 0, 2); });
     for (int64_t r = first; r < last; ++r) {
       g.begin_root();
       nbrs.each(r, [&](const NeighborRows::Slot& s) {
