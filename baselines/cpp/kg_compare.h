@@ -187,6 +187,21 @@ GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, in
   }
 }
 
+// Products into distances, or -1 where the rows are too near for that: their number.
+template <class A>
+GNNACCEL_INLINE int32_t row_of_distances(A q_norm, const A* n_norm, int64_t n, A* d) {
+  // below this share of the norms fewer than two digits of float32's seven would go; the notes' bound is 1e-4
+  constexpr A kNear = A(1e-2);
+  int32_t near = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    const A norms = q_norm + n_norm[j], square = norms - 2 * d[j];
+    const bool far = square > kNear * norms;
+    near += !far;
+    d[j] = far ? std::sqrt(square) : A(-1);
+  }
+  return near;
+}
+
 #define GNNACCEL_KG_COMPARE(A)                                                                                        \
   GNNACCEL_CLONES inline void distances_of_panel(Compare kind, int64_t D, const A* q, int64_t rows, const A* panel,   \
                                                  int64_t n, A gamma, A* out, int64_t ldo) {                           \
@@ -201,6 +216,9 @@ GNNACCEL_INLINE void row_gradients(Compare kind, A g, const A* q, const A* n, in
       slice_gradients<A, Compare::kL1>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                      \
     else                                                                                                              \
       slice_gradients<A, Compare::kModulus>(rows, N, grad, ldg, zeros, q, n, dq, dn);                                 \
+  }                                                                                                                   \
+  GNNACCEL_CLONES inline int32_t distances_of_row(A q_norm, const A* n_norm, int64_t n, A* d) {                       \
+    return row_of_distances<A>(q_norm, n_norm, n, d);                                                                 \
   }                                                                                                                   \
   GNNACCEL_CLONES inline A score_of_pair(Compare kind, const A* q, const A* n, int64_t D, A gamma) {                  \
     const A sum = row_sum<A>(kind, q, n, D);                                                                          \
@@ -291,20 +309,17 @@ void block_products(const A* q, int64_t S, const A* n, int64_t D, int64_t n0, in
 template <class A>
 void block_distances(const Centred<A>& m, const A* q, const A* n, int64_t n0, int64_t n1, A* out, int64_t ldo,
                      std::vector<Near<A>>* near) {
-  // below this share of the norms fewer than two digits of float32's seven would go; the notes' bound is 1e-4
-  constexpr A kNear = A(1e-2);
   block_products(m.q.get(), m.S, m.n.get(), m.D, n0, n1, out, ldo);
-  for (int64_t i = 0; i < m.S; ++i)
+  for (int64_t i = 0; i < m.S; ++i) {
+    A* row = out + i * ldo;
+    if (distances_of_row(m.q_norm.get()[i], m.n_norm.get() + n0, n1 - n0, row) == 0) continue;
     for (int64_t j = n0; j < n1; ++j) {
-      A& d = out[i * ldo + j - n0];
-      const A norms = m.q_norm.get()[i] + m.n_norm.get()[j], square = norms - 2 * d;
-      if (!(square > kNear * norms)) {
-        d = -score_of_pair(Compare::kL2, q + i * m.D, n + j * m.D, m.D, A(0));
-        if (near) near->push_back({i, j, d});
-      } else {
-        d = std::sqrt(square);
-      }
+      A& d = row[j - n0];
+      if (d >= 0) continue;
+      d = -score_of_pair(Compare::kL2, q + i * m.D, n + j * m.D, m.D, A(0));
+      if (near) near->push_back({i, j, d});
     }
+  }
 }
 
 // Columns [k0, k1) of dq = G n and dn = G^T q, G [S, N], all rows D apart.

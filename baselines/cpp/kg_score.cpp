@@ -92,6 +92,55 @@ void dot_gradients(const Shape& s, const A* g, const A* q, const A* n, A* dq, A*
   });
 }
 
+// w = g / w in rows of n, ld apart.
+template <class A>
+GNNACCEL_INLINE void divide_block(const A* g, int64_t rows, int64_t n, int64_t ld, A* w) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < n; ++j) w[i * ld + j] = g[i * ld + j] / w[i * ld + j];
+}
+
+template <class A>
+GNNACCEL_INLINE void column_sums_of(const A* w, int64_t rows, int64_t n, int64_t ld, A* sums) {
+  for (int64_t j = 0; j < n; ++j) sums[j] = 0;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < n; ++j) sums[j] += w[i * ld + j];
+}
+
+// In sixteen chains.
+template <class A>
+GNNACCEL_INLINE A row_sum_of(const A* w, int64_t n) {
+  A sum[16] = {};
+  int64_t j = 0;
+  for (; j + 16 <= n; j += 16)
+    for (int64_t l = 0; l < 16; ++l) sum[l] += w[j + l];
+  for (; j < n; ++j) sum[0] += w[j];
+  for (int64_t half = 8; half > 0; half /= 2)
+    for (int64_t l = 0; l < half; ++l) sum[l] += sum[l + half];
+  return sum[0];
+}
+
+// d -= rows * sums in columns of rows that are D apart.
+template <class A>
+GNNACCEL_INLINE void subtract_scaled(const A* rows, const A* sums, int64_t count, int64_t columns, int64_t D, A* d) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t k = 0; k < columns; ++k) d[i * D + k] -= rows[i * D + k] * sums[i];
+}
+
+#define GNNACCEL_ROOT_GRADIENTS(A)                                                                           \
+  GNNACCEL_CLONES void divide(const A* g, int64_t rows, int64_t n, int64_t ld, A* w) {                       \
+    divide_block<A>(g, rows, n, ld, w);                                                                      \
+  }                                                                                                          \
+  GNNACCEL_CLONES void sum_columns(const A* w, int64_t rows, int64_t n, int64_t ld, A* sums) {               \
+    column_sums_of<A>(w, rows, n, ld, sums);                                                                 \
+  }                                                                                                          \
+  GNNACCEL_CLONES A sum_row(const A* w, int64_t n) { return row_sum_of<A>(w, n); }                           \
+  GNNACCEL_CLONES void less(const A* rows, const A* sums, int64_t count, int64_t columns, int64_t D, A* d) { \
+    subtract_scaled<A>(rows, sums, count, columns, D, d);                                                    \
+  }
+GNNACCEL_ROOT_GRADIENTS(float)
+GNNACCEL_ROOT_GRADIENTS(double)
+#undef GNNACCEL_ROOT_GRADIENTS
+
 // Gradients of sums of root distances: with W = G / d, dq = W n - q (row sums of W), dn = W^T q - n (column sums). Near
 // pairs are left out of W and added by themselves.
 template <class A>
@@ -107,32 +156,20 @@ void root_gradients(const Shape& s, const A* g, const A* q, const A* n, A* dq, A
     const A* gc = g + c * s.S * s.N;
     block_distances(centred[static_cast<size_t>(c)], q + c * s.S * s.D, n + c * s.N * s.D, n0, n1, wc + n0, s.N,
                     &pairs);
-    for (int64_t i = 0; i < s.S; ++i)
-      for (int64_t j = n0; j < n1; ++j) wc[i * s.N + j] = gc[i * s.N + j] / wc[i * s.N + j];
+    divide(gc + n0, s.S, n1 - n0, s.N, wc + n0);
     for (const Near<A>& pair : pairs) wc[pair.i * s.N + pair.j] = A(0);
-    A* sums = column_sums.get() + c * s.N;
-    std::fill(sums + n0, sums + n1, A(0));
-    for (int64_t i = 0; i < s.S; ++i)
-      for (int64_t j = n0; j < n1; ++j) sums[j] += wc[i * s.N + j];
+    sum_columns(wc + n0, s.S, n1 - n0, s.N, column_sums.get() + c * s.N + n0);
   });
   parallel_chunks(s.C * s.S, kPairs, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      A sum = 0;
-      for (int64_t j = 0; j < s.N; ++j) sum += w.get()[i * s.N + j];
-      row_sums.get()[i] = sum;
-    }
+    for (int64_t i = begin; i < end; ++i) row_sums.get()[i] = sum_row(w.get() + i * s.N, s.N);
   });
   parallel_chunks(s.C * panels, 1, [&](int64_t task, int64_t) {
     const int64_t c = task / panels, p = task % panels, nr = tile_set<A>().nr, k0 = p * nr, k1 = std::min(k0 + nr, s.D);
     const Centred<A>& m = centred[static_cast<size_t>(c)];
     A *dqc = dq + c * s.S * s.D, *dnc = dn + c * s.N * s.D;
     product_gradients(w.get() + c * s.S * s.N, m.q.get(), m.n.get(), s.S, s.N, s.D, p, dqc, dnc);
-    const auto less = [&](A* d, const A* rows, const A* sums, int64_t count) {
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t k = k0; k < k1; ++k) d[i * s.D + k] -= rows[i * s.D + k] * sums[i];
-    };
-    less(dqc, m.q.get(), row_sums.get() + c * s.S, s.S);
-    less(dnc, m.n.get(), column_sums.get() + c * s.N, s.N);
+    less(m.q.get() + k0, row_sums.get() + c * s.S, s.S, k1 - k0, s.D, dqc + k0);
+    less(m.n.get() + k0, column_sums.get() + c * s.N, s.N, k1 - k0, s.D, dnc + k0);
     for (int64_t b = 0; b < blocks; ++b)
       for (const Near<A>& pair : near[static_cast<size_t>(c * blocks + b)]) {
         if (pair.distance == 0) continue;
