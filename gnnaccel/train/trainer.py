@@ -32,7 +32,15 @@ from gnnaccel.train.schedule import chunk_shift
 log = logging.getLogger("gnnaccel.train")
 
 #: settings that change no step: a run may be resumed with other values, so that a finished one can be trained further
-UNBOUND = ("train.checkpoint", "train.lookahead", "train.capture", "eval.lookahead", "train.epochs", "train.patience")
+UNBOUND = (
+    "train.checkpoint",
+    "train.lookahead",
+    "train.capture",
+    "train.features",  # where the rows lie
+    "eval.lookahead",
+    "train.epochs",
+    "train.patience",
+)
 
 
 class TrainingError(RuntimeError):
