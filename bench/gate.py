@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gnnaccel.bench.calls import Contender, differentiable, leaves, tensors, weights, with_leaves
-from gnnaccel.bench.entries import Args, Entry
+from gnnaccel.bench.entries import Args, Entry, Row
 from gnnaccel.bench.timing import cpu_threads
 
 #: Largest error relative to the largest value of the reference. Above rounding noise of the longest reductions here, and far
@@ -29,6 +30,29 @@ def _oracle_args(args: Args) -> Args:
         return value.double() if value.dtype.is_floating_point else value.clone()
 
     return {k: convert(v) for k, v in args.items()}
+
+
+class WrongResult(Exception):
+    """What is wrong with a result."""
+
+
+def reject(problem: str | None) -> None:
+    """Raise `WrongResult` if there is a problem."""
+    if problem:
+        raise WrongResult(problem)
+
+
+@contextmanager
+def judging(row: Row) -> Iterator[None]:
+    """What happens inside decides the gate of a job's row: red if the result was rejected; if it failed, an error if it is ours
+    and missing if it is a peer's, which may fail in any way: the table says how."""
+    try:
+        yield
+    except WrongResult as wrong:
+        row.gate, row.detail = "red", str(wrong)
+    except Exception as error:
+        row.gate = "error" if row.ours else "missing"
+        row.detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 @dataclass

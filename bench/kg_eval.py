@@ -25,6 +25,7 @@ from torch import Tensor
 from gnnaccel.baselines.peers.kg_eval import filtered_ranks, forms
 from gnnaccel.baselines.peers.kg_train import Tables, compare, query
 from gnnaccel.bench import _kg
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 
 if TYPE_CHECKING:
@@ -257,19 +258,12 @@ def _model(settings: Settings, work: Work, peers: tuple[str, ...], memory: bool)
     for name in ("gnnaccel", *peers):
         row = Row("kg-eval", case, mode, name, name == "gnnaccel", "ok")
         rows[name], row.threads = row, torch.get_num_threads()
-        try:
+        with judging(row):
             contender = make_contender(name, work, form)
             own = bands(work, checked, True) if name == "pykeen" and model == "rotate" else allowed
-            problem = gate(contender(checked), own)
-        except Exception as error:  # a peer may fail in any way; the table says how
-            row.gate = "error" if row.ours else "missing"
-            row.detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            continue
-        if problem:
-            row.gate, row.detail = "red", problem
-            continue
-        contenders[name] = contender
-        row.extra = {"form": form} if name == "torch" else {}
+            reject(gate(contender(checked), own))
+            contenders[name] = contender
+            row.extra = {"form": form} if name == "torch" else {}
     if not only_gate and "gnnaccel" in contenders:
         # a slow contender's turns must not keep the others waiting for minutes
         sizes = {"gnnaccel": TURN, "torch": {"rotate": 64, "transe_l1": 256}.get(model, TURN), "pykeen": 64}

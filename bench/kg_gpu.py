@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gnnaccel.baselines.peers.kg_train import Batch, Tables, TorchStep, compare, forms, query
 from gnnaccel.bench import _kg
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.bench.kg_eval import CHECKED, SIDES, bands, make_work
 from gnnaccel.bench.kg_eval import gate as gate_ranks
@@ -136,23 +137,16 @@ def steps(settings: Settings, kg: KnowledgeGraph, size: Size, model: str) -> Ite
     for name, make in makers.items():
         mode = "gate" if only_gate else "step"
         row = rows[name] = Row("kg-gpu", case, mode, name, name == "gnnaccel", "ok", threads=torch.get_num_threads())
-        try:
+        with judging(row):
             judged = make()
             judged_tables = judged.tables
             checker = _OnHost(judged, judged_tables)
-            problem = gate(checker, oracle, start, batches)  # type: ignore[arg-type]
-            if not problem and name == "gnnaccel":
-                problem = same_steps(lambda c: Ours(kg, size, model, start, settings, c), 2 * STEPS)
+            reject(gate(checker, oracle, start, batches))  # type: ignore[arg-type]
+            if name == "gnnaccel":
+                reject(same_steps(lambda c: Ours(kg, size, model, start, settings, c), 2 * STEPS))
             contenders[name] = make()
-        except Exception as error:  # a peer may fail in any way; the table says how
-            row.gate = "error" if row.ours else "missing"
-            row.detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            continue
-        if problem:
-            row.gate, row.detail = "red", problem
-    good = {n: c for n, c in contenders.items() if rows[n].gate == "ok"}
-    if not only_gate and "gnnaccel" in good:
-        work = {name: turns(c.run, TURN, settings.device) for name, c in good.items()}
+    if not only_gate and "gnnaccel" in contenders:
+        work = {name: turns(c.run, TURN, settings.device) for name, c in contenders.items()}
         for turn in work.values():
             turn()  # compiles, and records
         laps = _kg.take_turns(work, settings.budget, min_turns=3)
@@ -239,14 +233,8 @@ def evaluation(settings: Settings, kg: KnowledgeGraph, model: str, dim: int) -> 
         mode = "gate" if settings.correctness_only else "filtered"
         row = rows[name] = Row("kg-gpu", f"{kg.name}_{model}_d{dim}", mode, name, name == "gnnaccel", "ok")
         row.threads = torch.get_num_threads()
-        try:
-            problem = gate_ranks(way(checked), allowed)
-        except Exception as error:
-            row.gate = "error" if row.ours else "missing"
-            row.detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            continue
-        if problem:
-            row.gate, row.detail = "red", problem
+        with judging(row):
+            reject(gate_ranks(way(checked), allowed))
     good = {n: w for n, w in ways.items() if rows[n].gate == "ok"}
     if not settings.correctness_only and "gnnaccel" in good:
         whole = slice(0, total)

@@ -27,6 +27,7 @@ from torch import Tensor
 from gnnaccel.baselines.peers.kg_train import Batch, SparseStep, Tables, TorchStep, forms, usual_forms
 from gnnaccel.bench import _kg
 from gnnaccel.bench.device import peak_extra_bytes
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.train import allocator
 
@@ -318,21 +319,13 @@ def _model(settings: Settings, kg: KnowledgeGraph, size: Size, model: str, peers
         if settings.quick and not only_gate and name.startswith("torch.compile"):
             row.gate, row.detail = "skipped", "it compiles for longer than a quick run may take"
             continue
-        try:
+        with judging(row):
             contender, form = make_contender(name, kg, size, model, start, not only_gate)
             if isinstance(contender, PyKEENContender):
-                problem = gate_pykeen(contender.peer, start, batches[0])
+                reject(gate_pykeen(contender.peer, start, batches[0]))
             else:
-                problem = gate(contender, oracle, start, batches)
-        except Exception as error:  # a peer may fail in any way; the table says how
-            text = f"{type(error).__name__}: {error}".splitlines()[0]
-            row.gate = "error" if row.ours else "missing"
-            row.detail = text[:200]
-            continue
-        if problem:
-            row.gate, row.detail = "red", problem
-            continue
-        contenders[name] = contender
+                reject(gate(contender, oracle, start, batches))
+            contenders[name] = contender
         row.extra = {"form": form} if form else {}
     if not only_gate and "gnnaccel" in contenders:
         inner = {name: 1 if name == "pykeen" else steps_a_turn(c) for name, c in contenders.items()}

@@ -22,6 +22,7 @@ from gnnaccel.baselines.peers import neighbor_sample as samplers
 from gnnaccel.baselines.peers.node_batch import PEERS as KINDS
 from gnnaccel.bench import _kg
 from gnnaccel.bench.device import peak_extra_bytes
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.bench.sample_hops import Size, power_law_graph, seeds_of, view
 from gnnaccel.graph import Graph, sample_hops
@@ -99,16 +100,10 @@ def measure(
         if name.startswith("dgl") and "dgl" in samplers.MISSING:
             row.gate, row.detail = "missing", samplers.MISSING["dgl"]
             continue
-        try:
+        with judging(row):
             contender = make_contender(name, graph, x)
-            wrong = problem(contender, graph, x, batches[:2], fanouts)
-        except Exception as error:  # a peer may fail in any way; the table says how
-            row.gate, row.detail = "error" if row.ours else "missing", f"{type(error).__name__}: {error}"[:200]
-            continue
-        if wrong:
-            row.gate, row.detail = "red", wrong
-            continue
-        contenders[name] = contender
+            reject(problem(contender, graph, x, batches[:2], fanouts))
+            contenders[name] = contender
     if not only_gate and "gnnaccel" in contenders:
         turns = {n: next_turn(c, batches, fanouts, 2) for n, c in contenders.items()}
         laps = _kg.take_turns(turns, _kg.EPOCH * settings.budget, min_turns=2 if settings.quick else 6)

@@ -23,6 +23,7 @@ from torch import Tensor
 from gnnaccel.baselines.peers import sage_epoch as peer
 from gnnaccel.bench import _kg
 from gnnaccel.bench.device import peak_extra_bytes
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.bench.sample_hops import power_law_graph, seeds_of
 from gnnaccel.data.nodes import NodeData
@@ -184,13 +185,8 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
         if name in peer.PEERS and (lacking := peer.missing(name)):
             row.gate, row.detail = "missing", lacking
             continue
-        try:
-            wrong = gate(name, settings.seed)
-        except Exception as error:  # a peer may fail in any way; the table says how
-            row.gate, row.detail = "error" if row.ours else "missing", f"{type(error).__name__}: {error}"[:200]
-            continue
-        if wrong:
-            row.gate, row.detail = "red", wrong
+        with judging(row):
+            reject(gate(name, settings.seed))
     if not only_gate and rows["gnnaccel"].gate == "ok":
         data = make_data(power_law_graph(size.nodes, size.edges, settings.seed), size, settings.seed)
         _race(settings, data, size, {n: row for n, row in rows.items() if row.gate == "ok"})

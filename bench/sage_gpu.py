@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from gnnaccel.baselines.peers.sage_epoch import TorchSage, Weights
 from gnnaccel.bench import _kg
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.bench.kg_gpu import turns
 from gnnaccel.bench.sage_epoch import LEARNING_RATE, Size, make_data
@@ -179,20 +180,19 @@ def gates(settings: Settings) -> Iterator[tuple[str, str, str]]:
     weights = [tuple(w.detach().clone() for w in layer) for layer in start.weights()]
     expected = exact_losses(data, weights, batches)  # type: ignore[arg-type]
     for name, make in makers(data, size, settings, lambda: start).items():
-        try:
+        row = Row("sage-gpu", "-", "gate", name, name == "gnnaccel", "ok")
+        with judging(row):
             contender = make()
             contender.load(weights)
-            problem = off(contender.run(0, STEPS), expected)
-            if not problem and name == "gnnaccel":
+            reject(off(contender.run(0, STEPS), expected))
+            if row.ours:
                 few = replace(size, fanouts=(4, 3))
-                problem = same_steps(
-                    lambda launch, few=few: Ours(data, few, settings.device, True, launch, settings.seed), 2 * STEPS
+                reject(
+                    same_steps(
+                        lambda launch, few=few: Ours(data, few, settings.device, True, launch, settings.seed), 2 * STEPS
+                    )
                 )
-        except Exception as error:  # a peer may fail in any way; the table says how
-            text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            yield name, "error" if name == "gnnaccel" else "missing", text
-            continue
-        yield name, "red" if problem else "ok", problem
+        yield name, row.gate, row.detail
 
 
 # --- the race -------------------------------------------------------------------------------------------------------------
@@ -205,13 +205,11 @@ def race(data: NodeData, size: Size, settings: Settings, rows: dict[str, Row], t
     for name, make in makers(data, size, settings, lambda: ours["gnnaccel"]).items():
         if rows[name].gate != "ok":
             continue
-        try:
+        with judging(rows[name]):
             ours[name] = make()
             work[name] = turns(ours[name].run, turn, settings.device)
             work[name]()  # compiles, and records
-        except Exception as error:
-            rows[name].gate = "error" if rows[name].ours else "missing"
-            rows[name].detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        if rows[name].gate != "ok":
             work.pop(name, None)
             if rows[name].ours:
                 return

@@ -22,6 +22,7 @@ from torch import Tensor
 from gnnaccel.baselines.peers import neighbor_sample as peer
 from gnnaccel.bench import _kg
 from gnnaccel.bench.device import peak_extra_bytes
+from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.graph import Graph, sample_hops
 
@@ -123,17 +124,11 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
         if name in peer.MISSING:
             row.gate, row.detail = "missing", peer.MISSING[name]
             continue
-        try:
+        with judging(row):
             contender = make_contender(name, graph)
             found = view(contender.hops(batches[0], fanouts))
-            wrong = peer.problem(graph.indptr, graph.nbr, batches[0], fanouts, found)
-        except Exception as error:  # a peer may fail in any way; the table says how
-            row.gate, row.detail = "error" if row.ours else "missing", f"{type(error).__name__}: {error}"[:200]
-            continue
-        if wrong:
-            row.gate, row.detail = "red", wrong
-            continue
-        contenders[name] = contender
+            reject(peer.problem(graph.indptr, graph.nbr, batches[0], fanouts, found))
+            contenders[name] = contender
     if not only_gate and "gnnaccel" in contenders:
         edges = {
             name: [sum(len(src) for src, _ in view(c.hops(b, fanouts)).edges) for b in batches]
