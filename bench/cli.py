@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -153,6 +154,7 @@ def bench(
             compiled=compiled,
             shapes=changed,
         )
+        _writable(json_file, report)
         runner = Runner(settings)
         stored = bases.load(base, harness.environment(where), counts) if base else None
     except ValueError as error:
@@ -177,6 +179,20 @@ def bench(
         raise typer.Exit(INTERRUPTED)
     if failed:
         raise typer.Exit(1)
+
+
+def _writable(json_file: Path | None, report: Path | None) -> None:
+    """Make the folders of results now: what cannot be written should not be known only after minutes of measuring."""
+    for option, folder in (("--json", json_file and json_file.parent), ("--report", report)):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(
+                f"bench: {option}: {folder} must be a folder that can be written to, got {error}"
+            ) from None
 
 
 def _list(ops: Sequence[str], jobs: Sequence[str], console: Console) -> None:

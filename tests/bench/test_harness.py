@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,8 +236,9 @@ def test_turns_rotate():
     assert "".join(log[3:]) == "abcbcacab"
 
 
-def test_who_is_slow_takes_two_turns_and_does_not_shorten_the_others():
+def test_who_is_slow_takes_two_turns_and_does_not_shorten_the_others(monkeypatch):
     time = FakeTime()
+    monkeypatch.setattr("gnnaccel.bench.timing.time", SimpleNamespace(perf_counter=lambda: time.now))
     calls = {name: Call(lambda s=s: time.spend(s)) for name, s in (("ours", 0.01), ("quick", 0.02), ("slow", 30.0))}
     seconds, inner = interleave(calls, time, Settings(budget=0.1, min_rounds=7, slow=2.0))
     assert seconds["slow"] == pytest.approx([30.0, 30.0])
@@ -477,7 +479,6 @@ def test_rows_of_every_state_are_shown(capsys):
 def test_cuda_clock_times_each_call_alone(monkeypatch):
     """The protocol of the CUDA clock, with the CUDA calls replaced: start, call, stop, and one wait at the end."""
     from contextlib import nullcontext
-    from types import SimpleNamespace
 
     log = []
 
@@ -513,3 +514,11 @@ def test_touching_more_memory_than_there_is_changes_nothing():
     back_memory(1 << 20)
     back_memory(5 << 20)
     back_memory(1 << 62)
+
+
+def test_folders_that_cannot_be_written_are_told_before_anything_runs(square_only, tmp_path):
+    (tmp_path / "file").touch()
+    for option, where in (("--json", tmp_path / "file" / "x.json"), ("--report", tmp_path / "file")):
+        found = square_only(option, str(where))
+        assert found.exit_code == 2
+        assert option in found.output and "ms" not in found.stdout
