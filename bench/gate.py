@@ -44,14 +44,15 @@ def reject(problem: str | None) -> None:
 
 @contextmanager
 def judging(row: Row) -> Iterator[None]:
-    """What happens inside decides the gate of a job's row: red if the result was rejected; if it failed, an error if it is ours
-    and missing if it is a peer's, which may fail in any way: the table says how."""
+    """What happens inside decides the gate of a job's row: red if the result was rejected, missing if a peer is not installed
+    or says that it cannot do this, an error if it fails in another way."""
     try:
         yield
     except WrongResult as wrong:
         row.gate, row.detail = "red", str(wrong)
-    except Exception as error:
-        row.gate = "error" if row.ours else "missing"
+    except Exception as error:  # a peer may fail in any way; the table says how
+        absent = isinstance(error, (ImportError, NotImplementedError)) and not row.ours
+        row.gate = "missing" if absent else "error"
         row.detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 

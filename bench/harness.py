@@ -183,8 +183,9 @@ class Runner:
         for mode in self.modes(entry):
             calls = {name: call_for(entry, contenders[name], mode) for name in good}
             rates = self.rates_now()
-            if settings.device.type == "cpu" and (peak := peak_extra_bytes(calls[entry.ours].once, settings.device)):
-                back_memory(min(8 * peak, _MOST_BACKED))
+            peaks = {name: self._peak(call) for name, call in calls.items()}
+            if settings.device.type == "cpu":
+                back_memory(min(8 * max(peak or 0 for peak in peaks.values()), _MOST_BACKED))
             seconds, inner = interleave(calls, self.clock, settings)
             mine = seconds[entry.ours]
             for name in verdict:
@@ -197,13 +198,15 @@ class Runner:
                         both = zip(seconds[name], mine, strict=False)  # who is slow has fewer turns
                         turns = [theirs / own for theirs, own in both]
                         out.ratio_p20, out.ratio, out.ratio_p80 = percentiles(turns)
-                    call = calls[name]
                     if mode != "bwd":  # the graph that bwd starts from is made outside; full tells the whole
-                        with cpu_threads(call.threads):
-                            out.peak_bytes = peak_extra_bytes(call.once, settings.device)
+                        out.peak_bytes = peaks[name]
                     _rates(out, entry, args, rates)
                 yield out
             yield from (Row(entry.op, case, mode, name, False, *why) for name, why in absent.items())
+
+    def _peak(self, call: Call) -> int | None:
+        with cpu_threads(call.threads):
+            return peak_extra_bytes(call.once, self.settings.device)
 
     def document(self, rows: Sequence[Row]) -> dict[str, Any]:
         """Everything measured, as plain data."""

@@ -32,7 +32,7 @@ HEADLINE = (
     ("kg-eval", "ranking all entities"),
     ("hops", "sampling three hops"),
     ("node-batch", "whole mini-batches"),
-    ("temporal_sample", "sampling the past"),
+    ("temporal_sample_before_batch", "sampling the past"),
     ("temporal_attention", "temporal attention"),
     ("memory_update", "updating memories"),
     ("time_encode", "encoding times"),

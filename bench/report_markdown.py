@@ -96,8 +96,8 @@ def sentence(found: Mapping[str, Any]) -> str:
     if not found["count"]:
         return "Nothing was compared with a peer."
     return (
-        f"{found['ops']} entries against {found['count']} peers: faster than {found['faster']}, slower than {found['slower']}; "
-        f"the median comparison is {found['median']:.2f}x."
+        f"{found['count']} comparisons of {found['ops']} entries with peers: faster in {found['faster']}, slower in "
+        f"{found['slower']}; the median is {found['median']:.2f}x."
     )
 
 

@@ -22,7 +22,7 @@ def indexing(table: Tensor, ids: Tensor, scale: Tensor | None = None, dtype: tor
 
 
 def embedding(table: Tensor, ids: Tensor, scale: Tensor | None = None, dtype: torch.dtype | None = None) -> Tensor:
-    """`torch.nn.functional.embedding`; no int8 on CPU."""
+    """`torch.nn.functional.embedding`."""
     rows = F.embedding(ids, table)
     if scale is not None:
         rows = rows.to(dtype or torch.float32) * F.embedding(ids, scale.unsqueeze(1))

@@ -31,8 +31,8 @@ def scores(model: str, q: Tensor, entity: Tensor, gamma: float) -> Tensor:
         return q @ entity.T
     out = q.new_empty(len(q), len(entity))
     for row, to in zip(q, out, strict=True):
-        re, im = (row - entity).chunk(2, -1)
-        to[:] = gamma - torch.hypot(re, im).sum(-1)
+        re, im = (row - entity).square_().chunk(2, -1)
+        to[:] = gamma - re.add_(im).sqrt_().sum(-1)  # hypot takes half as long again
     return out
 
 
