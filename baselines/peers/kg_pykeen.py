@@ -45,7 +45,7 @@ class PyKEEN:
         self, model: str, tables: Tables, triples: Tensor, *, gamma: float, lr: float, batch_size: int, negatives: int
     ) -> None:
         if model not in INTERACTIONS:
-            raise ValueError(f"PyKEEN's {model} is another function than ours")
+            raise NotImplementedError(f"PyKEEN's {model} is another function than ours")
         from pykeen.losses import NSSALoss
         from pykeen.models import ERModel
         from pykeen.training import SLCWATrainingLoop

@@ -18,7 +18,7 @@ def sparse(table: Tensor, ids: Sequence[Tensor], grad: Sequence[Tensor]) -> Tens
 
 
 def row(table: Tensor, state: Tensor, ids: Sequence[Tensor], grad: Sequence[Tensor], lr: float, mode: str) -> Tensor:
-    """A sparse gradient, coalesced, and what it leaves changed in place: a third faster than sums by `unique` and `index_add`."""
+    """A sparse gradient, coalesced, then all in place: a third faster than sums by `unique` and `index_add`."""
     with torch.sparse.check_sparse_tensor_invariants(False):
         total = sparse(table, ids, grad).coalesce()
     rows, g = total.indices()[0], total.values()

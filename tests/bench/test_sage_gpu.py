@@ -121,7 +121,7 @@ def test_a_contender_that_fails_in_the_race_is_left_out(monkeypatch):
     rows = rows_of(NAMES[:3])
     rows["torch.compile"] = Row("sage-gpu", "case", "batch", "torch.compile", False, "red")
     sage_gpu.race(data, size, replace(GATE, budget=0.0), rows, turn=2)
-    assert (rows["torch"].gate, rows["torch"].detail) == ("missing", "RuntimeError: out of memory")
+    assert (rows["torch"].gate, rows["torch"].detail) == ("error", "RuntimeError: out of memory")
     assert rows["gnnaccel"].p50_ms > 0 and rows["not captured"].ratio > 0
     monkeypatch.setattr(sage_gpu.Ours, "run", fails)
     rows = rows_of()
