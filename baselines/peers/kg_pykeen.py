@@ -39,6 +39,7 @@ class PyKEEN:
 
     Raises:
         ImportError: PyKEEN is not installed.
+        NotImplementedError: Its model of this name is another function.
     """
 
     def __init__(
