@@ -226,8 +226,10 @@ GNNACCEL_INLINE void transpose_4x4(const T* from, int64_t ldf, T* to, int64_t ld
   for (int k = 0; k < 4; ++k) std::memcpy(to + k * ldt, &r[k], sizeof(Vec));
 }
 
-// Panel p of B[K, N] = W^T where W is [N, K] with row stride ldw (a weight as torch's Linear keeps it).
-template <class S, class T>
+// Panel p of B[K, N] = W^T where W is [N, K] with row stride ldw (a weight as torch's Linear keeps it). kAhead: W comes
+// from memory and the next panel's rows are fetched meanwhile; so many rows side by side are more than the hardware
+// foresees.
+template <bool kAhead = false, class S, class T>
 void pack_panel_transposed(const S* W, int64_t ldw, int64_t K, int64_t N, int64_t p, int64_t nr, T* out) {
   const int64_t n0 = p * nr, n = std::min(nr, N - n0);
   constexpr int64_t kTile = 16;  // of k: whole cache lines of W
@@ -236,8 +238,11 @@ void pack_panel_transposed(const S* W, int64_t ldw, int64_t K, int64_t N, int64_
     int64_t j = 0;
     if constexpr (std::is_same_v<S, T>)
       if (k1 - k0 == kTile)
-        for (; j + 4 <= n; j += 4)
+        for (; j + 4 <= n; j += 4) {
+          if constexpr (kAhead)
+            for (int64_t i = 0; i < 4; ++i) __builtin_prefetch(W + (n0 + j + i + nr) * ldw + k0, 0, 2);
           for (int64_t k = k0; k < k1; k += 4) transpose_4x4(W + (n0 + j) * ldw + k, ldw, out + k * nr + j, nr);
+        }
     for (; j < n; ++j) {
       const S* w = W + (n0 + j) * ldw;
       for (int64_t k = k0; k < k1; ++k) out[k * nr + j] = static_cast<T>(w[k]);

@@ -120,8 +120,13 @@ class TileScorer {
       const A* packed = source_;
       if (s_.centred()) s_.centre(packed, n, before_.get(), norms_.get()), packed = before_.get();
       const int64_t nr = s_.columns();
-      for (int64_t p = 0; p < panels_of(n, nr); ++p)
-        pack_panel_transposed(packed, s_.K_, s_.K_, n, p, nr, panels_.get() + p * s_.K_ * nr);
+      for (int64_t p = 0; p < panels_of(n, nr); ++p) {
+        A* to = panels_.get() + p * s_.K_ * nr;
+        if (packed == rows_.get() || packed == before_.get())
+          pack_panel_transposed(packed, s_.K_, s_.K_, n, p, nr, to);
+        else
+          pack_panel_transposed<true>(packed, s_.K_, s_.K_, n, p, nr, to);
+      }
     }
 
     // out[i * kTileCandidates + j] for all m queries.
