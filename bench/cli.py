@@ -85,7 +85,9 @@ def bench(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; by default cuda where there is one.")] = "",
-    threads: Annotated[str, typer.Option(help="CPU threads; several with commas; 0, as by default: torch's own choice.")] = "",
+    threads: Annotated[
+        str, typer.Option(help="CPU threads; several with commas; 0, as by default: torch's own choice.")
+    ] = "",
     shapes: Annotated[
         list[str] | None,
         typer.Option(help="Cases of ops: part of a name or a pattern; or parameters to change, as N=1000,F=64."),
