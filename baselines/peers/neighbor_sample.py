@@ -91,9 +91,14 @@ class DGLSampler:
     def one(self, nodes: Tensor, fanout: int) -> Any:
         return self.dgl.sampling.sample_neighbors(self.graph, nodes.to(self.kind), fanout), nodes
 
+    def sampler(self, fanouts: list[int], **options: Any) -> Any:
+        """Not the fused one, which runs where there are several threads: DGL 2.1's gives edges of other nodes from the second
+        batch on."""
+        # it lists from the input side
+        return self.dgl.dataloading.NeighborSampler(fanouts[::-1], fused=False, **options)
+
     def hops(self, seeds: Tensor, fanouts: list[int]) -> Any:
-        sampler = self.dgl.dataloading.NeighborSampler(fanouts[::-1])  # it lists from the input side
-        return sampler.sample_blocks(self.graph, seeds.to(self.kind))
+        return self.sampler(fanouts).sample_blocks(self.graph, seeds.to(self.kind))
 
 
 class TorchSparseSampler:
@@ -150,6 +155,8 @@ def problem(indptr: Tensor, nbr: Tensor, seeds: Tensor, fanouts: list[int], foun
     for fanout, (src, dst) in hops:
         if not complete:
             known, fanout = len(nodes), max(fanouts)
+        if len(src) and max(int(src.max()), int(dst.max())) >= len(nodes):
+            return "an edge is of a node that is not listed"
         key = (nodes[dst] * size + nodes[src].long()).sort().values
         at = torch.searchsorted(keys, key).clamp(max=max(len(keys) - 1, 0))
         if len(key) and not torch.equal(keys[at], key):

@@ -36,7 +36,7 @@ class DGLLoader:
 
     def batches(self, seeds: list[Tensor], fanouts: list[int]) -> Iterator[tuple[Any, Tensor]]:
         loading = self.samples.dgl.dataloading
-        sampler = loading.NeighborSampler(fanouts[::-1], prefetch_node_feats=["x"])  # it lists from the input side
+        sampler = self.samples.sampler(fanouts, prefetch_node_feats=["x"])
         nodes = torch.cat(seeds).to(self.samples.kind)
         loader = loading.DataLoader(self.samples.graph, nodes, sampler, batch_size=len(seeds[0]), shuffle=False)
         for found in loader:

@@ -58,6 +58,7 @@ def test_a_red_gate_prints_no_number(monkeypatch):
     assert [(r.provider, r.gate, r.p50_ms) for r in rows] == [("gnnaccel", "red", None), ("torch", "red", None)]
 
 
+@pytest.mark.filterwarnings("ignore")  # peers warn as they like
 def test_rows_and_json(tmp_path):
     out = tmp_path / "batch.json"
     app = typer.Typer()

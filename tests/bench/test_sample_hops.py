@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from gnnaccel.baselines.peers import neighbor_sample as peer
 from gnnaccel.bench import sample_hops as hops
-from gnnaccel.bench.harness import Runner, Settings
+from gnnaccel.bench.harness import Runner, Settings, cpu_threads
 
 SIZE = hops.Size(300, 4000, 8, (4, 3, 2))
 FANOUTS = list(SIZE.fanouts)
@@ -30,15 +30,26 @@ def judged(graph, found, seeds):
     return peer.problem(graph.indptr, graph.nbr, seeds, FANOUTS, found)
 
 
+@pytest.mark.parametrize("threads", [1, 2])  # DGL's fused sampler, which these may not be, is wrong on two
 @pytest.mark.parametrize("name", ["gnnaccel", *hops.PEERS])
 @pytest.mark.filterwarnings("ignore")
-def test_contenders_sample_neighbourhoods(graph, name):
+def test_contenders_sample_neighbourhoods(graph, name, threads):
     if name in peer.MISSING:
         pytest.skip(peer.MISSING[name])
     contender = hops.make_contender(name, graph)
-    for i in range(3):
-        seeds = hops.seeds_of(SIZE, i, 0)
-        assert judged(graph, hops.view(contender.hops(seeds, FANOUTS)), seeds) == ""
+    with cpu_threads(threads):
+        for i in range(3):
+            seeds = hops.seeds_of(SIZE, i, 0)
+            assert judged(graph, hops.view(contender.hops(seeds, FANOUTS)), seeds) == ""
+
+
+def test_an_edge_of_a_node_that_is_not_listed_is_told(graph):
+    seeds = hops.seeds_of(SIZE, 0, 0)
+    nodes, edges, complete = hops.view(hops.Ours(graph).hops(seeds, FANOUTS))
+    src = edges[1][0].clone()
+    src[0] = len(nodes)
+    found = peer.Found(nodes, [edges[0], (src, edges[1][1]), *edges[2:]], complete)
+    assert judged(graph, found, seeds) == "an edge is of a node that is not listed"
 
 
 @pytest.mark.filterwarnings("ignore")
