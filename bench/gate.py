@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gnnaccel.baselines.peers import LackingError
 from gnnaccel.bench.calls import Contender, differentiable, leaves, tensors, weights, with_leaves
 from gnnaccel.bench.entries import Args, Entry, Row
 from gnnaccel.bench.timing import cpu_threads
@@ -51,7 +52,7 @@ def judging(row: Row) -> Iterator[None]:
     except WrongResult as wrong:
         row.gate, row.detail = "red", str(wrong)
     except Exception as error:  # a peer may fail in any way; the table says how
-        absent = isinstance(error, (ImportError, NotImplementedError)) and not row.ours
+        absent = isinstance(error, (ImportError, LackingError)) and not row.ours
         row.gate = "missing" if absent else "error"
         row.detail = f"{type(error).__name__}: {error}".splitlines()[0][:200]
 

@@ -193,6 +193,19 @@ def measure(runner: Runner, peers: tuple[str, ...] = PEERS, size: Size | None = 
     yield from rows.values()
 
 
+def fill_row(row: Row, lap: _kg.Lap, ours: _kg.Lap, batch: int, inner: int) -> None:
+    """What turns of `inner` batches of so many nodes took."""
+    lap.fill(row, ours)
+    row.inner = inner
+    row.extra = {
+        "batches": lap.done,
+        "total_s": lap.spent,
+        "mean_ms": 1e3 * lap.spent / lap.done,
+        "epoch_of_200k_s": 200_000 / batch * (row.p50_ms or 0.0) / 1e3,
+        "stages_ms": {},
+    }
+
+
 def _race(settings: Settings, data: NodeData, size: Size, rows: dict[str, Row]) -> None:
     batches = [seeds_of(_hop_size(size), i, settings.seed) for i in range(12)]
     contenders = {name: make_contender(name, data, size, list(size.fanouts)) for name in rows}
@@ -208,15 +221,7 @@ def _race(settings: Settings, data: NodeData, size: Size, rows: dict[str, Row]) 
     laps = _kg.take_turns(work, _kg.EPOCH * settings.budget, min_turns=2 if settings.quick else 4)
     for name, lap in laps.items():
         row, contender = rows[name], contenders[name]
-        lap.fill(row, laps["gnnaccel"])
-        row.inner = size.batches
-        row.extra = {
-            "batches": lap.done,
-            "total_s": lap.spent,
-            "mean_ms": 1e3 * lap.spent / lap.done,
-            "epoch_of_200k_s": 200_000 / size.batch * (row.p50_ms or 0.0) / 1e3,
-            "stages_ms": {},
-        }
+        fill_row(row, lap, laps["gnnaccel"], size.batch, size.batches)
         if isinstance(contender, Ours):
             row.extra["stages_ms"] = {k: 1e3 * s / lap.done for k, s in contender.recorder.total.items()}
         run = runner_of(contender)

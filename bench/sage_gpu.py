@@ -23,7 +23,7 @@ from gnnaccel.bench import _kg
 from gnnaccel.bench.gate import judging, reject
 from gnnaccel.bench.harness import EndToEnd, Row, Runner, Settings, register_end_to_end
 from gnnaccel.bench.kg_gpu import turns
-from gnnaccel.bench.sage_epoch import LEARNING_RATE, Size, make_data
+from gnnaccel.bench.sage_epoch import LEARNING_RATE, Size, fill_row, make_data
 from gnnaccel.bench.sample_hops import power_law_graph
 from gnnaccel.data.nodes import NodeData
 
@@ -215,15 +215,7 @@ def race(data: NodeData, size: Size, settings: Settings, rows: dict[str, Row], t
                 return
     for name, lap in (laps := _kg.take_turns(work, 4 * settings.budget, min_turns=5)).items():
         row = rows[name]
-        lap.fill(row, laps["gnnaccel"])
-        row.inner = turn
-        row.extra = {
-            "batches": lap.done,
-            "total_s": lap.spent,
-            "mean_ms": 1e3 * lap.spent / lap.done,
-            "epoch_of_200k_s": 200_000 / size.batch * (row.p50_ms or 0.0) / 1e3,
-            "stages_ms": {},
-        }
+        fill_row(row, lap, laps["gnnaccel"], size.batch, turn)
 
 
 def measure(runner: Runner) -> Iterator[Row]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from gnnaccel.baselines.peers import LackingError
 from gnnaccel.baselines.peers.kg_train import Batch, Tables, TorchStep, query
 
 INTERACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -39,14 +40,14 @@ class PyKEEN:
 
     Raises:
         ImportError: PyKEEN is not installed.
-        NotImplementedError: Its model of this name is another function.
+        LackingError: Its model of this name is another function.
     """
 
     def __init__(
         self, model: str, tables: Tables, triples: Tensor, *, gamma: float, lr: float, batch_size: int, negatives: int
     ) -> None:
         if model not in INTERACTIONS:
-            raise NotImplementedError(f"PyKEEN's {model} is another function than ours")
+            raise LackingError(f"PyKEEN's {model} is another function than ours")
         from pykeen.losses import NSSALoss
         from pykeen.models import ERModel
         from pykeen.training import SLCWATrainingLoop
